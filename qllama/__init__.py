@@ -1,0 +1,1 @@
+"""qllama: run Llama-family language models on ordinary CPUs."""
