@@ -1,0 +1,23 @@
+"""Weight types and their numpy codecs: the definition that every kernel must equal."""
+
+from qllama.quant.types import (
+    BLOCK,
+    QUANT_TYPES,
+    TILE_ROWS,
+    QuantType,
+    matrix_n_bytes,
+    padded_shape,
+    quant_type,
+    vector_n_bytes,
+)
+
+__all__ = [
+    "BLOCK",
+    "QUANT_TYPES",
+    "TILE_ROWS",
+    "QuantType",
+    "matrix_n_bytes",
+    "padded_shape",
+    "quant_type",
+    "vector_n_bytes",
+]
