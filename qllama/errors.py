@@ -18,6 +18,7 @@ __all__ = [
     "ModelNotFoundError",
     "QllamaError",
     "QlmFormatError",
+    "SamplingError",
     "TokenizerError",
     "TruncatedError",
     "UnsupportedModelError",
@@ -74,6 +75,10 @@ class TokenizerError(QllamaError):
 
 class ContextLengthError(QllamaError):
     """The tokens do not fit the context window."""
+
+
+class SamplingError(QllamaError):
+    """No next token can be chosen from the model's logits."""
 
 
 class KernelError(QllamaError):
