@@ -1,5 +1,8 @@
 """Weight types and their numpy codecs: the definition that every kernel must equal."""
 
+from qllama.quant.codec import Codec
+from qllama.quant.registry import codec
+from qllama.quant.scaled import ScaledCodec
 from qllama.quant.types import (
     BLOCK,
     QUANT_TYPES,
@@ -15,7 +18,10 @@ __all__ = [
     "BLOCK",
     "QUANT_TYPES",
     "TILE_ROWS",
+    "Codec",
     "QuantType",
+    "ScaledCodec",
+    "codec",
     "matrix_n_bytes",
     "padded_shape",
     "quant_type",

@@ -1,0 +1,64 @@
+"""`q4_0`: 4-bit codes around 8, one float16 scale a block of 32; 4.5 bits a weight.
+
+weight = scale * (code - 8), code in 0..15; two codes share a byte.
+
+Quantizing, as ggml's `quantize_row_q4_0_ref`, in float32: of the block's weights
+take the first of the largest magnitude, v, with its sign; d = v / -8, so that v
+itself gets code 0; code = trunc(w * (1 / d) + 8.5), at most 15; the stored scale
+is d rounded to float16 afterwards. A block whose 1 / d is not finite has all codes
+8; an all-zero block has scale -0.
+
+Reference: ggml-quants.c; `gguf.quants.Q4_0` gives the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from qllama.errors import ConversionError
+from qllama.quant.scaled import ScaledCodec
+from qllama.quant.tile16 import join_nibbles, split_nibbles, tile_codes, untile_codes
+from qllama.quant.types import BLOCK, QUANT_TYPES
+
+__all__ = ["Q4_0Codec"]
+
+_TILED_BYTES = (BLOCK // 8, 16, 4)
+
+UInt8 = npt.NDArray[np.uint8]
+Float32 = npt.NDArray[np.float32]
+
+
+class Q4_0Codec(ScaledCodec):
+    """Codec of `q4_0`; `pack` takes uint8 codes in 0..15."""
+
+    code_dtype = np.uint8
+    zero_code = 8
+    ggml_block_n_bytes = 18
+
+    def __init__(self) -> None:
+        super().__init__(QUANT_TYPES["q4_0"], 8 * float(np.finfo(np.float16).max))
+
+    def encode_blocks(self, blocks: Float32) -> tuple[UInt8, npt.NDArray[np.float16]]:
+        """Quantize float32 (n, 32) to codes uint8 (n, 32) and scales float16 (n,)."""
+        first_largest = np.abs(blocks).argmax(axis=1, keepdims=True)
+        d = np.take_along_axis(blocks, first_largest, axis=1)[:, 0] / np.float32(-8)
+        with np.errstate(divide="ignore", over="ignore"):
+            inverse = np.float32(1) / d
+        inverse[~np.isfinite(inverse)] = 0
+        # The sum is at least 0.5 less rounding, never negative: trunc is floor.
+        codes = np.trunc(blocks * inverse[:, None] + np.float32(8.5))
+        return np.minimum(codes, np.float32(15)).astype(np.uint8), d.astype(np.float16)
+
+    def codes_from_ggml(self, raw: UInt8) -> UInt8:
+        """Codes uint8 (n, 32) of uint8 (n, 16): low halves are elements 0..15."""
+        return np.concatenate([raw & np.uint8(15), raw >> np.uint8(4)], axis=1)
+
+    def _codes_to_bytes(self, codes: UInt8) -> UInt8:
+        if codes.max() > 15:
+            raise ConversionError(f"q4_0 codes: expected 0..15, found {codes.max()}")
+        joined = join_nibbles(tile_codes(codes))
+        return joined.reshape(*joined.shape[:2], -1)
+
+    def _codes_from_bytes(self, stored: UInt8) -> UInt8:
+        return untile_codes(split_nibbles(stored.reshape(*stored.shape[:2], *_TILED_BYTES)))

@@ -1,0 +1,86 @@
+"""The storage order "tile16": from (rows, k) codes to the order kernels read, and back.
+
+Owns the permutation of `docs/format.md` section 3 and nothing of what codes mean.
+Everywhere here rows are a multiple of 16 and k is one of 32; r is the row in its
+tile, g a group of 4 consecutive k in its block and j the k in its group.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qllama.quant.types import BLOCK, TILE_ROWS, padded_shape
+
+__all__ = [
+    "GROUP",
+    "join_nibbles",
+    "pad_matrix",
+    "split_nibbles",
+    "tile_codes",
+    "tile_per_block",
+    "untile_codes",
+    "untile_per_block",
+]
+
+GROUP = 4
+"""Consecutive k of one row that lie side by side: the bytes of one dot-product lane."""
+
+_GROUPS = BLOCK // GROUP
+UInt8 = npt.NDArray[np.uint8]
+
+
+def pad_matrix(a: npt.NDArray[Any], fill: Any) -> npt.NDArray[Any]:
+    """Extend (rows, k) to rows a multiple of 16 and k a multiple of 32 with `fill`."""
+    rows, k = a.shape
+    shape = padded_shape(rows, k)
+    if shape == (rows, k):
+        return a
+    padded = np.full(shape, fill, a.dtype)
+    padded[:rows, :k] = a
+    return padded
+
+
+def tile_codes(codes: UInt8) -> UInt8:
+    """Reorder uint8 codes (rows, k) to (tiles, blocks, g, r, j)."""
+    rows, k = codes.shape
+    split = codes.reshape(rows // TILE_ROWS, TILE_ROWS, k // BLOCK, _GROUPS, GROUP)
+    tiled: UInt8 = split.transpose(0, 2, 3, 1, 4)
+    return tiled
+
+
+def untile_codes(tiled: UInt8) -> UInt8:
+    """Undo `tile_codes`: (tiles, blocks, g, r, j) to (rows, k)."""
+    tiles, blocks = tiled.shape[:2]
+    codes: UInt8 = tiled.transpose(0, 3, 1, 2, 4).reshape(tiles * TILE_ROWS, blocks * BLOCK)
+    return codes
+
+
+def join_nibbles(tiled: UInt8) -> UInt8:
+    """Pack 4-bit codes (tiles, blocks, 8, r, j) to bytes (tiles, blocks, 4, r, j).
+
+    Group g takes the low half of a byte and group g + 4 its high half.
+    """
+    half = _GROUPS // 2
+    joined: UInt8 = tiled[:, :, :half] | (tiled[:, :, half:] << np.uint8(4))
+    return joined
+
+
+def split_nibbles(joined: UInt8) -> UInt8:
+    """Undo `join_nibbles`."""
+    return np.concatenate([joined & np.uint8(15), joined >> np.uint8(4)], axis=2)
+
+
+def tile_per_block(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Reorder one value a block, (rows, blocks), to (tiles, blocks, r)."""
+    rows, blocks = values.shape
+    tiled: npt.NDArray[Any] = values.reshape(rows // TILE_ROWS, TILE_ROWS, blocks)
+    return np.swapaxes(tiled, 1, 2)
+
+
+def untile_per_block(tiled: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Undo `tile_per_block`: (tiles, blocks, r) to (rows, blocks)."""
+    tiles, blocks, _ = tiled.shape
+    return np.swapaxes(tiled, 1, 2).reshape(tiles * TILE_ROWS, blocks)
