@@ -1,0 +1,166 @@
+"""A file that appears under its name only when it is whole.
+
+Owns the temporary file beside the target, its lock, the rename, and the wording
+of what the operating system refuses (`docs/format.md` §4). Knows nothing of `.qlm`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from qllama.errors import ConversionError
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["PartialFile"]
+
+
+class PartialFile:
+    """A new file beside `target` that `commit` renames to it.
+
+    Parameters
+    ----------
+    target : Path
+        Where the whole file shall appear; a regular file there is replaced.
+    n_bytes : int
+        What the whole file will take; refused at once where that is not free.
+
+    Raises
+    ------
+    ConversionError
+        Here and in every method, when the operating system refuses; names the
+        target, and the bytes needed and free where space is short.
+    """
+
+    def __init__(self, target: Path, n_bytes: int) -> None:
+        self._target = target
+        self._n_bytes = n_bytes
+        with self._explained():
+            if target.exists() and not target.is_file():
+                raise ConversionError(
+                    f"{target}: cannot be written: it exists and is not a regular file; "
+                    "choose another name"
+                )
+            _remove_leftovers(target)
+            free = shutil.disk_usage(target.parent).free
+            if free < n_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._path, self._file = _create(target)
+
+    def write(self, data: bytes | memoryview, at: int | None = None) -> None:
+        """Append `data`, or write it from byte `at` on."""
+        with self._explained():
+            if at is not None:
+                self._file.seek(at)
+            self._file.write(data)
+
+    def commit(self) -> None:
+        """Make the file durable and give it the target's name."""
+        with self._explained():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            if sys.platform == "win32":  # An open file cannot be renamed there.
+                self._file.close()
+            # Elsewhere the lock is held till the rename, so that nobody takes the
+            # file for a leftover.
+            self._path.replace(self._target)
+            self._file.close()
+            _sync_directory(self._target.parent)
+
+    def discard(self) -> None:
+        """Remove the file; nothing happens when it is committed or gone."""
+        # Buffered data cannot be flushed when the disk is full.
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._path.unlink()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ConversionError(
+                f"{self._target}: cannot be written: {self._reason(error)}"
+            ) from error
+
+    def _reason(self, error: OSError) -> str:
+        """Say what the operating system refused and what to do."""
+        directory = self._target.parent
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            with suppress(OSError):
+                free = shutil.disk_usage(directory).free
+                return (
+                    f"{error.strerror}: it needs {self._n_bytes} bytes, {free} are free "
+                    f"in {directory}; free some, raise the limit or choose another directory"
+                )
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return f"{error.strerror}: {directory}; choose a directory you may write to"
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return f"{error.strerror}: {directory}; make the directory first or choose another"
+        return f"{error.strerror or error}"
+
+
+def _create(target: Path) -> tuple[Path, BinaryIO]:
+    """Create and lock a temporary file that no other process has."""
+    while True:
+        path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+        try:
+            file = path.open("xb")
+        except FileExistsError:
+            continue
+        _lock(file, wait=True)
+        # Another writer may have taken it for a leftover before it was locked.
+        if path.exists():
+            return path, file
+        file.close()
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove temporary files of the same target whose writer was killed."""
+    ours = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{8}\.partial")
+    for path in target.parent.iterdir():
+        if not ours.fullmatch(path.name):
+            continue
+        # Not ours to touch or already gone: somebody else's business.
+        with suppress(OSError):
+            if sys.platform == "win32":  # It refuses while the writer has it open.
+                path.unlink()
+                continue
+            with path.open("r+b") as file:
+                if _lock(file, wait=False):
+                    path.unlink()
+
+
+def _lock(file: BinaryIO, *, wait: bool) -> bool:
+    """Lock `file` exclusively; False when another holds it or locks do not work here."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename durable, where directories can be synced."""
+    if sys.platform == "win32":
+        return
+    # Some network file systems refuse it; the file itself is whole and in place.
+    with suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
