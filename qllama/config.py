@@ -171,6 +171,10 @@ class ModelConfig:
         _require(self.rms_norm_eps > 0, f"config.rms_norm_eps: found {self.rms_norm_eps}")
         _require(self.rope_theta > 0, f"config.rope_theta: found {self.rope_theta}")
         _require(
+            self.rope_scaling is None or isinstance(self.rope_scaling, RopeScaling),
+            f"config.rope_scaling: expected an object or null, found {self.rope_scaling!r}",
+        )
+        _require(
             self.sliding_window is None or self.sliding_window > 0,
             f"config.sliding_window: expected > 0, found {self.sliding_window}",
         )
