@@ -1,0 +1,1 @@
+"""Generation: sampling, stopping, the loop and the reuse of evaluated tokens."""

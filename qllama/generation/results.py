@@ -1,0 +1,158 @@
+"""What generation hands to its caller: text that also says how it came about.
+
+Owns plain records only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["Completion", "FinishReason", "Piece", "Timings"]
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one answer went.
+
+    Parameters
+    ----------
+    load_seconds : float
+        Opening the model and making its kernels ready, once a `Llama`.
+    prompt_tokens, reused_tokens : int
+        Tokens of the prompt, and how many of them needed no evaluation because the
+        KV cache held them from an earlier call.
+    prompt_seconds : float
+        Evaluating the prompt, waiting for the lock not included.
+    completion_tokens : int
+        Tokens chosen so far, the one that ended the answer included.
+    completion_seconds : float
+        Choosing and evaluating them; time that the caller spent between two pieces
+        of a stream does not count.
+    """
+
+    load_seconds: float
+    prompt_tokens: int
+    reused_tokens: int
+    prompt_seconds: float
+    completion_tokens: int
+    completion_seconds: float
+
+    @property
+    def evaluated_tokens(self) -> int:
+        """Prompt tokens that had to be evaluated."""
+        return self.prompt_tokens - self.reused_tokens
+
+    @property
+    def prompt_rate(self) -> float:
+        """Evaluated prompt tokens a second; 0 before any."""
+        return _rate(self.evaluated_tokens, self.prompt_seconds)
+
+    @property
+    def completion_rate(self) -> float:
+        """Chosen tokens a second; 0 before any."""
+        return _rate(self.completion_tokens, self.completion_seconds)
+
+    @property
+    def total_seconds(self) -> float:
+        """Loading, prompt and completion together."""
+        return self.load_seconds + self.prompt_seconds + self.completion_seconds
+
+
+class Piece(str):
+    """The next part of a streamed answer, a `str`.
+
+    Attributes
+    ----------
+    token_ids : tuple of int
+        The tokens chosen since the last piece. Their text may be in a later piece,
+        while a character is incomplete or a stop string may have begun.
+    finish_reason : str or None
+        On the last piece of an answer: `stop` (the model ended it, or a stop string
+        or stop token did), `length` (`max_tokens` reached or the context window
+        full) or `cancelled`. None on every other.
+    timings : Timings or None
+        On the last piece.
+    """
+
+    __slots__ = ("finish_reason", "timings", "token_ids")
+
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    timings: Timings | None
+
+    def __new__(
+        cls,
+        text: str,
+        token_ids: tuple[int, ...] = (),
+        finish_reason: FinishReason | None = None,
+        timings: Timings | None = None,
+    ) -> Piece:
+        """Make a piece of `text`; the other parameters are the attributes."""
+        piece = super().__new__(cls, text)
+        piece.token_ids = token_ids
+        piece.finish_reason = finish_reason
+        piece.timings = timings
+        return piece
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return str(self), self.token_ids, self.finish_reason, self.timings
+
+
+class Completion(str):
+    """A whole answer, a `str`.
+
+    Attributes
+    ----------
+    token_ids : tuple of int
+        Every token chosen, the one that ended the answer included.
+    finish_reason : str
+        `stop`, `length` or `cancelled`, as in `Piece`.
+    seed : int
+        Of the random draws, also when it was chosen at random: given again with
+        the same prompt and parameters, it gives the same answer.
+    timings : Timings
+        What the answer took.
+    """
+
+    __slots__ = ("finish_reason", "seed", "timings", "token_ids")
+
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    seed: int
+    timings: Timings
+
+    def __new__(
+        cls,
+        text: str,
+        token_ids: tuple[int, ...],
+        finish_reason: FinishReason,
+        seed: int,
+        timings: Timings,
+    ) -> Completion:
+        """Make a completion of `text`; the other parameters are the attributes."""
+        completion = super().__new__(cls, text)
+        completion.token_ids = token_ids
+        completion.finish_reason = finish_reason
+        completion.seed = seed
+        completion.timings = timings
+        return completion
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return str(self), self.token_ids, self.finish_reason, self.seed, self.timings
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return self.timings.prompt_tokens
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens chosen, the one that ended the answer included."""
+        return self.timings.completion_tokens
+
+
+def _rate(count: int, seconds: float) -> float:
+    return count / seconds if seconds > 0 else 0.0
