@@ -1,1 +1,23 @@
 """qllama: run Llama-family language models on ordinary CPUs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qllama.api import Llama as Llama
+
+__all__ = ["Llama", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # `import qllama` must stay cheap: Llama brings numba, the version package metadata.
+    if name == "Llama":
+        from qllama.api import Llama
+
+        return Llama
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("qllama")
+    raise AttributeError(f"module 'qllama' has no attribute {name!r}")

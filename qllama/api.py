@@ -1,0 +1,379 @@
+"""`Llama`: the Python face of qllama.
+
+Owns how a model file, its tokenizer, an engine and a session come together, and
+the one lock around them. Fetching and converting models is `qllama.hub`'s business.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from qllama.config import ModelConfig
+from qllama.format.reader import QlmFile
+from qllama.generation.generator import GenerationOptions, Generator
+from qllama.generation.loop import Stream
+from qllama.generation.results import Completion
+from qllama.generation.session import Session
+from qllama.model.engine import Engine
+from qllama.tokenizer import load_tokenizer
+from qllama.tokenizer.chat import ChatTemplate
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Llama"]
+
+
+class Llama:
+    """A model, ready to answer.
+
+    Calls may come from several threads: one lock lets one of them compute at a
+    time. A stream holds it only while it makes a piece, so other calls may come in
+    between; they change no answer, but two streams that take turns evaluate their
+    texts anew each time. Tokens that one call shares with the previous one, from
+    the first token on, are not evaluated again.
+
+    Parameters
+    ----------
+    model_path : str or path
+        A `.qlm` file, as `qllama convert` or `qllama pull` makes it.
+    n_ctx : int
+        Context window in tokens, prompt and answer together; 0 is the model's own.
+    n_threads : int, optional
+        Compute threads; by default one a physical core that this process may use.
+    n_batch : int
+        Prompt tokens evaluated together. Changes speed and memory, not results.
+    verbose : bool
+        Say on stderr what was loaded and how long it took.
+    on_compile : callable, optional
+        Given a stage, steps done and steps in all while kernels are compiled, which
+        happens once a machine. By default one line on stderr says so.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    QlmFormatError
+        When the file is no valid `.qlm` file.
+    UnsupportedModelError
+        When the model needs something that qllama does not compute.
+
+    Examples
+    --------
+    >>> from qllama import Llama
+    >>> llm = Llama("smollm2-135m-q4.qlm")  # doctest: +SKIP
+    >>> llm.generate("The capital of France is", max_tokens=3, temperature=0)  # doctest: +SKIP
+    ' Paris. The'
+    >>> question = {"role": "user", "content": "Name a prime number."}
+    >>> for piece in llm.chat([question], stream=True, seed=1):  # doctest: +SKIP
+    ...     print(piece, end="", flush=True)
+    One prime number is 7.
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str],
+        *,
+        n_ctx: int = 0,
+        n_threads: int | None = None,
+        n_batch: int = 256,
+        verbose: bool = False,
+        on_compile: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        started = time.perf_counter()
+        self._lock = threading.Lock()
+        self._file = QlmFile.open(model_path)
+        try:
+            self._tokenizer = load_tokenizer(self._file.tokenizer, self._file.tokenizer_blob)
+            self._engine = Engine(
+                self._file,
+                n_ctx=n_ctx,
+                n_threads=n_threads,
+                n_batch=n_batch,
+                on_compile=on_compile or _CompileNotice(),
+            )
+        except BaseException:
+            self._file.close()
+            raise
+        load_seconds = time.perf_counter() - started
+        self._session = Session(self._engine)
+        self._generator = Generator(
+            self._session, self._lock, self._tokenizer, load_seconds=load_seconds
+        )
+        self._chat_template: ChatTemplate | None = None
+        if verbose:
+            _notice(
+                f"loaded {os.fspath(model_path)} in {load_seconds:.2f} s: "
+                f"{self.n_ctx} tokens of context, {self._engine.n_threads} threads"
+            )
+
+    def __enter__(self) -> Llama:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model; streams that are still open then raise ValueError."""
+        with self._lock:
+            if not self._session.closed:
+                self._session.close()
+                self._engine.close()
+                self._file.close()
+
+    @property
+    def config(self) -> ModelConfig:
+        """Hyperparameters of the model."""
+        return self._engine.config
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that fit the context window, prompt and answer together."""
+        return self._session.n_ctx
+
+    def tokenize(self, text: str | bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        """Return the token ids of `text`.
+
+        Parameters
+        ----------
+        text : str or bytes
+            Bytes are UTF-8.
+        add_bos : bool
+            Add the special tokens that the model wants around a text, BOS in most
+            cases; none is added twice, and many models want none.
+        special : bool
+            Read `<|im_end|>` and its like in `text` as control tokens instead of
+            plain text.
+
+        Raises
+        ------
+        TokenizerError
+            When the text cannot be expressed in UTF-8.
+        """
+        text = text.decode() if isinstance(text, bytes) else text
+        return self._tokenizer.encode(text, add_special=add_bos, parse_special=special)
+
+    def detokenize(self, ids: Iterable[int], special: bool = False) -> str:
+        """Return the text of `ids`; undoes `tokenize`.
+
+        Parameters
+        ----------
+        ids : iterable of int
+            Token ids.
+        special : bool
+            Write control tokens as they are spelled instead of leaving them out.
+
+        Raises
+        ------
+        TokenizerError
+            When an id is not in the vocabulary.
+        """
+        return self._tokenizer.decode(ids, skip_special=not special)
+
+    def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return the model's output after every token of a text, teacher-forced.
+
+        Parameters
+        ----------
+        token_ids : sequence of int, (n_tokens,)
+            At least one.
+
+        Returns
+        -------
+        float32, (n_tokens, vocab_size)
+            Row i holds the logits of the token that follows token i.
+
+        Raises
+        ------
+        ContextLengthError
+            When the tokens do not fit the context window.
+        ValueError
+            When there are no tokens, or one is outside the vocabulary.
+        """
+        tokens = np.array(self._checked(token_ids), np.int32)
+        with self._lock:
+            return self._session.evaluate(tokens, all_logits=True).logits
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[GenerationOptions],
+    ) -> Completion: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stream: Literal[True],
+        **options: Unpack[GenerationOptions],
+    ) -> Stream: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stream: bool = False,
+        **options: Unpack[GenerationOptions],
+    ) -> Completion | Stream:
+        """Continue a text.
+
+        Parameters
+        ----------
+        prompt : str or sequence of int
+            The text, in which `<|im_start|>` and its like are control tokens, with
+            BOS added if the model wants it; or its token ids, taken as they are.
+        stream : bool
+            Return the answer piece by piece, while it is made.
+        max_tokens : int, optional
+            Most tokens to choose; None and -1 go on until the context is full, 0
+            evaluates the prompt only, so that a later call can reuse it.
+        temperature, top_k, top_p, min_p : float
+            Which tokens may come and how boldly to choose; see `SamplingParams`,
+            also for the defaults. `temperature=0` always takes the likeliest.
+        repeat_penalty, repeat_last_n, presence_penalty, frequency_penalty : float
+            How to keep from repetition; see `SamplingParams`.
+        logit_bias : mapping of int to float
+            Added to single tokens' logits; -inf forbids a token.
+        seed : int, optional
+            Of the random draws: the same seed gives the same answer. None and -1
+            choose a new one, which the result tells.
+        stop : str or sequence of str
+            Texts that end the answer, themselves left out.
+        stop_token_ids : iterable of int
+            Tokens that end the answer, beside the model's own end tokens.
+        on_progress : callable
+            Given prompt tokens done and to do while the prompt is evaluated. It
+            must not call this model.
+
+        Returns
+        -------
+        Completion or Stream
+            The answer, a `str`; or with `stream=True` an iterator of `Piece`, also
+            `str`, which joined are the same answer for the same seed.
+
+        Raises
+        ------
+        ContextLengthError
+            When the prompt does not fit the context window; it is never cut.
+        TypeError, ValueError
+            When an option is unknown or out of range; names it.
+        """
+        ids = self._encode_prompt(prompt) if isinstance(prompt, str) else self._checked(prompt)
+        answer = self._generator.start(ids, **options)
+        return answer if stream else answer.completion()
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[GenerationOptions],
+    ) -> Completion: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        stream: Literal[True],
+        **options: Unpack[GenerationOptions],
+    ) -> Stream: ...
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        stream: bool = False,
+        **options: Unpack[GenerationOptions],
+    ) -> Completion | Stream:
+        """Answer the last message of a conversation, by the model's own chat template.
+
+        Nothing is remembered between calls but the KV cache: pass the whole
+        conversation each time, and only its new tokens are evaluated.
+
+        Parameters
+        ----------
+        messages : sequence of mapping
+            Each with `role` (`system`, `user`, `assistant`) and `content`.
+        stream : bool
+            Return the answer piece by piece, while it is made.
+        **options
+            As in `generate`.
+
+        Returns
+        -------
+        Completion or Stream
+            The answer's text, as in `generate`.
+
+        Raises
+        ------
+        TokenizerError
+            When the model has no chat template (use `generate` with a prompt in the
+            model's own form), or the template refuses the messages.
+        ContextLengthError
+            When the conversation does not fit the context window; it is never cut.
+        TypeError, ValueError
+            When an option is unknown or out of range, or a message incomplete.
+        """
+        if not messages:
+            raise ValueError("messages: expected at least one, found none")
+        for i, message in enumerate(messages):
+            if not {"role", "content"} <= message.keys():
+                found = ", ".join(map(repr, message)) or "none"
+                raise ValueError(
+                    f"messages[{i}]: expected keys 'role' and 'content', found {found}"
+                )
+        if self._chat_template is None:
+            self._chat_template = ChatTemplate.of(self._tokenizer)
+        prompt = self._encode_prompt(self._chat_template.render(messages))
+        answer = self._generator.start(prompt, **options)
+        return answer if stream else answer.completion()
+
+    def _encode_prompt(self, text: str) -> list[int]:
+        ids = self._tokenizer.encode(text, add_special=True, parse_special=True)
+        # Such a tokenizer closes every text, but a prompt is to be continued.
+        return ids[:-1] if self._tokenizer.config.add_eos_token else ids
+
+    def _checked(self, token_ids: Iterable[int]) -> list[int]:
+        ids = [int(token) for token in token_ids]
+        for token in ids:
+            if not 0 <= token < self.config.vocab_size:
+                raise ValueError(
+                    f"expected token ids in 0..{self.config.vocab_size - 1}, found {token}"
+                )
+        return ids
+
+
+class _CompileNotice:
+    """Says once, on stderr, that kernels are being compiled."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if not self._said:
+            _notice(f"{stage} (once on this machine; `qllama warmup` does it ahead)")
+            self._said = True
+
+
+def _notice(text: str) -> None:
+    print(f"qllama: {text}", file=sys.stderr)
