@@ -1,6 +1,7 @@
 """Weight types and their numpy codecs: the definition that every kernel must equal."""
 
 from qllama.quant.codec import Codec
+from qllama.quant.float import FloatCodec
 from qllama.quant.registry import codec
 from qllama.quant.scaled import ScaledCodec
 from qllama.quant.types import (
@@ -19,6 +20,7 @@ __all__ = [
     "QUANT_TYPES",
     "TILE_ROWS",
     "Codec",
+    "FloatCodec",
     "QuantType",
     "ScaledCodec",
     "codec",

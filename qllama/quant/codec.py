@@ -111,10 +111,27 @@ class Codec(ABC):
         BadTensorError
             When `data` is not of the size that the shape gives.
         """
-        return np.ascontiguousarray(self._decode(self._tiles(data, rows, k))[:rows, :k])
+        return np.ascontiguousarray(self._decode(self.tiles(data, rows, k))[:rows, :k])
 
-    def _tiles(self, data: UInt8, rows: int, k: int) -> UInt8:
-        """View storage as uint8 (tiles, bytes of a tile)."""
+    def tiles(self, data: UInt8, rows: int, k: int) -> UInt8:
+        """View the storage of a (rows, k) matrix tile by tile.
+
+        Parameters
+        ----------
+        data : uint8, (matrix_n_bytes(kind.name, rows, k),)
+        rows, k : int
+            Without padding.
+
+        Returns
+        -------
+        uint8, (tiles, bytes of a tile)
+            Shares memory with `data`.
+
+        Raises
+        ------
+        BadTensorError
+            When `data` is not of the size that the shape gives.
+        """
         expected = matrix_n_bytes(self.kind.name, rows, k)
         if data.dtype != np.uint8 or data.shape != (expected,):
             raise BadTensorError(

@@ -33,17 +33,22 @@ class FloatCodec(Codec):
     ----------
     name : str
         `f32`, `f16` or `bf16`.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        Of the stored values; `astype` to it rounds as the type does.
     """
 
     def __init__(self, name: str) -> None:
-        self._dtype, largest = _TYPES[name]
+        self.dtype, largest = _TYPES[name]
         super().__init__(QUANT_TYPES[name], largest)
 
     def _encode(self, w: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         tiles = np.swapaxes(w.reshape(len(w) // TILE_ROWS, TILE_ROWS, -1), 1, 2)
-        return np.ascontiguousarray(tiles.astype(self._dtype)).reshape(-1).view(np.uint8)
+        return np.ascontiguousarray(tiles.astype(self.dtype)).reshape(-1).view(np.uint8)
 
     def _decode(self, tiles: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        values = tiles.view(self._dtype).reshape(len(tiles), -1, TILE_ROWS)
+        values = tiles.view(self.dtype).reshape(len(tiles), -1, TILE_ROWS)
         rows = np.swapaxes(values, 1, 2).reshape(-1, values.shape[1])
         return rows.astype(np.float32)

@@ -149,7 +149,7 @@ class ScaledCodec(Codec):
         BadTensorError
             When `data` is not of the size that the shape gives.
         """
-        codes, scales = self._split(self._tiles(data, rows, k))
+        codes, scales = self._split(self.tiles(data, rows, k))
         return np.ascontiguousarray(codes[:rows, :k]), np.ascontiguousarray(scales[:rows])
 
     def _split(self, tiles: UInt8) -> tuple[npt.NDArray[Any], Float16]:
