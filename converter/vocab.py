@@ -1,0 +1,250 @@
+"""GGUF vocabularies to the tokenizer blob that a `.qlm` file carries.
+
+Owns the reading of the `tokenizer.*` fields of a GGUF file. Knows nothing of
+how the file is read, nor of its tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from converter.pretokenizers import PreTokenizer, pre_tokenizer
+from converter.sentencepiece_proto import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    model_proto,
+)
+from qllama.config import TokenizerConfig
+from qllama.errors import TokenizerError
+from qllama.tokenizer import load_tokenizer
+
+__all__ = ["tokenizer_from_gguf"]
+
+_Value = TypeVar("_Value")
+
+# Tokens that end a turn in the chat formats of the Llama family, as llama.cpp
+# finds them by their text (`special_eog_ids` in `src/llama-vocab.cpp`).
+_END_OF_TURN = (
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<EOT>",
+    "<｜end▁of▁sentence｜>",
+    "</s>",
+)
+
+
+def tokenizer_from_gguf(fields: Mapping[str, Any]) -> tuple[TokenizerConfig, bytes]:
+    """Return the tokenizer of a GGUF file; every token keeps its id.
+
+    Token types become: control and unknown ones special tokens, which text
+    becomes only on request; user-defined ones tokens that are matched always, as
+    they are spelled; all others plain vocabulary.
+
+    Parameters
+    ----------
+    fields : mapping
+        The file's metadata, key to Python value; only `tokenizer.*` is read.
+
+    Returns
+    -------
+    config : TokenizerConfig
+        `eos_token_ids` begins with the file's EOS, then come its end-of-turn and
+        end-of-message tokens, then control tokens known by their text to end a
+        turn. `add_bos_token` is llama.cpp's default where the file does not say.
+    blob : bytes
+        A `tokenizer.json` for `tokenizer.ggml.model` `gpt2`, a SentencePiece
+        model for `llama`. `load_tokenizer(config, blob)` has loaded it once.
+
+    Raises
+    ------
+    TokenizerError
+        When a field is missing, malformed or not supported; names the field.
+    """
+    kind = _require(fields, "tokenizer.ggml.model", str)
+    if kind not in ("gpt2", "llama"):
+        raise TokenizerError(
+            f"tokenizer.ggml.model: expected 'gpt2' (byte-level BPE) or 'llama' "
+            f"(SentencePiece), found {kind!r}; this tokenizer is not supported"
+        )
+    tokens = _tokens(fields)
+    types = _token_types(fields, len(tokens))
+    if kind == "gpt2":
+        pre = pre_tokenizer(_require(fields, "tokenizer.ggml.pre", str))
+        blob = _tokenizer_json(fields, tokens, types, pre)
+        config = _config(fields, "tokenizers", tokens, types, add_bos_token=pre.add_bos_token)
+    else:
+        blob = _sentencepiece(fields, tokens, types)
+        config = _config(fields, "sentencepiece", tokens, types, add_bos_token=True)
+    load_tokenizer(config, blob)
+    return config, blob
+
+
+def _tokens(fields: Mapping[str, Any]) -> list[str]:
+    tokens = _require(fields, "tokenizer.ggml.tokens", list)
+    if not tokens or not all(isinstance(token, str) for token in tokens):
+        raise TokenizerError("tokenizer.ggml.tokens: expected a list of strings, not empty")
+    # llama.cpp's spelling of a nameless entry; it keeps the ids after it in place.
+    tokens = [token or f"[EMPTY_{i}]" for i, token in enumerate(tokens)]
+    first_at: dict[str, int] = {}
+    for i, token in enumerate(tokens):
+        if first_at.setdefault(token, i) != i:
+            raise TokenizerError(
+                f"tokenizer.ggml.tokens: {token!r} is both token {first_at[token]} and token {i}"
+            )
+    return tokens
+
+
+def _token_types(fields: Mapping[str, Any], n_tokens: int) -> list[int]:
+    types = fields.get("tokenizer.ggml.token_type")
+    if types is None:
+        return [NORMAL] * n_tokens
+    known = (NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE)
+    if not isinstance(types, list) or len(types) != n_tokens:
+        found = f"{len(types)} entries" if isinstance(types, list) else repr(types)
+        raise TokenizerError(
+            f"tokenizer.ggml.token_type: expected {n_tokens} entries, one a token, found {found}"
+        )
+    for i, kind in enumerate(types):
+        if kind not in known:
+            raise TokenizerError(
+                f"tokenizer.ggml.token_type: expected 1..6, found {kind!r} for token {i}"
+            )
+    return types
+
+
+def _tokenizer_json(
+    fields: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], pre: PreTokenizer
+) -> bytes:
+    merges = _require(fields, "tokenizer.ggml.merges", list)
+    added = [
+        {
+            "id": i,
+            "content": tokens[i],
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": kind != USER_DEFINED,
+        }
+        for i, kind in enumerate(types)
+        if kind in (UNKNOWN, CONTROL, USER_DEFINED)
+    ]
+    byte_level = pre.steps[-1]
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": pre.normalizer,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": list(pre.steps)},
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": pre.ignore_merges,
+            # Added tokens are here too: the library numbers those that are not anew.
+            "vocab": {token: i for i, token in enumerate(tokens)},
+            "merges": merges,
+        },
+    }
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _sentencepiece(fields: Mapping[str, Any], tokens: Sequence[str], types: list[int]) -> bytes:
+    scores = _require(fields, "tokenizer.ggml.scores", list)
+    if len(scores) != len(tokens):
+        raise TokenizerError(
+            f"tokenizer.ggml.scores: expected {len(tokens)} entries, found {len(scores)}"
+        )
+    types = list(types)
+    if UNKNOWN not in types:
+        # SentencePiece needs one; Phi-3's files call theirs a control token.
+        types[_token_id(fields, "unknown", len(tokens), default=0) or 0] = UNKNOWN
+    pieces = [
+        (token.replace(" ", "▁") if kind == USER_DEFINED else token, float(score), kind)
+        for token, score, kind in zip(tokens, scores, types, strict=True)
+    ]
+    return model_proto(
+        pieces,
+        add_dummy_prefix=_optional(fields, "tokenizer.ggml.add_space_prefix", bool, True),
+        byte_fallback=BYTE in types,
+    )
+
+
+def _config(
+    fields: Mapping[str, Any],
+    kind: Any,
+    tokens: Sequence[str],
+    types: Sequence[int],
+    *,
+    add_bos_token: bool,
+) -> TokenizerConfig:
+    n_tokens = len(tokens)
+    bos, eos, unk = (1, 2, 0) if kind == "sentencepiece" else (None, None, None)
+    bos = _token_id(fields, "bos", n_tokens, default=bos)
+    ends = [
+        _token_id(fields, "eos", n_tokens, default=eos),
+        _token_id(fields, "eot", n_tokens),
+        _token_id(fields, "eom", n_tokens),
+        *(i for i, token in enumerate(tokens) if types[i] == CONTROL and token in _END_OF_TURN),
+    ]
+    return TokenizerConfig(
+        kind=kind,
+        bos_token_id=bos,
+        eos_token_ids=tuple(dict.fromkeys(i for i in ends if i is not None)),
+        unk_token_id=_token_id(fields, "unknown", n_tokens, default=unk),
+        pad_token_id=_token_id(fields, "padding", n_tokens),
+        add_bos_token=_optional(
+            fields, "tokenizer.ggml.add_bos_token", bool, add_bos_token and bos is not None
+        ),
+        add_eos_token=_optional(fields, "tokenizer.ggml.add_eos_token", bool, False),
+        chat_template=_optional(fields, "tokenizer.chat_template", str, "") or None,
+    )
+
+
+def _token_id(
+    fields: Mapping[str, Any], name: str, n_tokens: int, default: int | None = None
+) -> int | None:
+    """Return the id that a field names; None without one, `default` as in llama.cpp."""
+    key = f"tokenizer.ggml.{name}_token_id"
+    token_id = _optional(fields, key, int, -1 if default is None else default)
+    if 0 <= token_id < n_tokens:
+        return token_id
+    if key in fields and name in ("bos", "eos", "eot", "eom"):
+        raise TokenizerError(f"{key}: expected 0..{n_tokens - 1}, found {token_id}")
+    return None
+
+
+def _require(fields: Mapping[str, Any], key: str, expected: type[_Value]) -> _Value:
+    if key not in fields:
+        raise TokenizerError(f"{key} is missing; convert the model to GGUF again")
+    return _typed(key, fields[key], expected)
+
+
+def _optional(
+    fields: Mapping[str, Any], key: str, expected: type[_Value], default: _Value
+) -> _Value:
+    return _typed(key, fields[key], expected) if key in fields else default
+
+
+def _typed(key: str, value: Any, expected: type[_Value]) -> _Value:
+    if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
+        raise TokenizerError(f"{key}: expected {expected.__name__}, found {value!r}"[:200])
+    return value
