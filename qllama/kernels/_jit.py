@@ -1,0 +1,80 @@
+"""The one door to numba: decorators that cache compiled kernels for the user.
+
+Owns where machine code is cached and how numba is configured. numba's own cache
+key misses edits in imported files, so the cache directory is keyed by a hash of
+every kernel source: any edit starts an empty cache. numba's global cache
+directory is changed only while one of our functions is being decorated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core import config as numba_config
+
+from qllama.paths import cache_dir
+
+__all__ = ["cfunc", "kernel_cache_dir", "njit"]
+
+_SOURCE_DIRS = (Path(__file__).parent, Path(__file__).parents[1] / "model")
+
+
+@cache
+def kernel_cache_dir() -> Path:
+    """Directory of this build's machine code, whether it exists yet or not."""
+    digest = hashlib.sha256()
+    for source in sorted(p for d in _SOURCE_DIRS for p in d.rglob("*.py")):
+        digest.update(source.name.encode())
+        digest.update(source.read_bytes())
+    for version in (numba.__version__, llvmlite.__version__, platform.python_version()):
+        digest.update(version.encode())
+    return cache_dir() / "kernels" / digest.hexdigest()[:16]
+
+
+@contextmanager
+def _cache_directory() -> Iterator[bool]:
+    """Point numba at our cache; yields False where it cannot be written."""
+    directory = kernel_cache_dir()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        yield False
+        return
+    if not os.access(directory, os.W_OK):
+        yield False
+        return
+    before = numba_config.CACHE_DIR
+    numba_config.CACHE_DIR = str(directory)
+    try:
+        yield True
+    finally:
+        numba_config.CACHE_DIR = before
+
+
+def njit(function: Callable[..., Any]) -> Any:
+    """Compile for any caller: no GIL, no division checks, cached on disk.
+
+    Floating point stays strict (no fastmath): results must not depend on how
+    LLVM happened to group operations.
+    """
+    with _cache_directory() as writable:
+        return numba.njit(nogil=True, error_model="numpy", cache=writable)(function)
+
+
+def cfunc(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile now, as a C function whose `.address` other kernels call; cached on disk."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        with _cache_directory() as writable:
+            return numba.cfunc(signature, error_model="numpy", cache=writable)(function)
+
+    return decorate

@@ -1,0 +1,118 @@
+"""Packed activations: what the matrix kernels multiply weights with.
+
+A batch of n tokens is cut into groups of the widths of `Isa.widths`, widest
+first. Inside a group of w tokens everything is interleaved, so that a kernel
+reaches it from one address. With K padded to a multiple of 32:
+
+- `f32`: for each k, w float32: 4 * K bytes a token;
+- `q8`: for each block of 32 k: start128 int32[w], start8 int32[w], scale
+  float32[w], sum float32[w], codes int8[8][w][4]: 48 bytes a block and token.
+
+A block's scale is absmax / 127 and its codes rint(x * 127 / absmax). start128 and
+start8 are -128 and -8 times the sum of the codes: they take back the offset of
+stored weight codes. sum is scale times the sum of the codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+from qllama.kernels import simd
+from qllama.kernels import vector as v
+from qllama.kernels._jit import njit
+from qllama.kernels.isa import Isa, current_isa
+from qllama.kernels.linear import Q8_BYTES
+from qllama.kernels.simd import F32, I8, I32, I64
+from qllama.quant.types import BLOCK
+
+__all__ = ["group_of", "pack_f32", "pack_q8", "token_groups"]
+
+
+def token_groups(n_tokens: int, isa: Isa) -> list[tuple[int, int]]:
+    """(first token, width) of each group of a batch, in order."""
+    groups = []
+    first = 0
+    for width in isa.widths:
+        while n_tokens - first >= width:
+            groups.append((first, width))
+            first += width
+    return groups
+
+
+_WIDTHS = current_isa().widths
+
+
+@njit
+def group_of(token, n_tokens):  # type: ignore[no-untyped-def]
+    """(first token, width) of the group that holds `token`, as in `token_groups`."""
+    first = 0
+    for width in _WIDTHS:
+        end = first + (n_tokens - first) // width * width
+        if token < end:
+            return token - (token - first) % width, width
+        first = end
+    return token, 1
+
+
+@njit
+def pack_f32(x, n_blocks, packed, width, lane):  # type: ignore[no-untyped-def]
+    """Pack one token's float32 row at address `x` as token `lane` of its group at `packed`."""
+    for k in range(n_blocks * BLOCK):
+        v.store_scalar(packed + 4 * (k * width + lane), v.load_scalar(x + 4 * k))
+
+
+@njit
+def pack_q8(x, n_blocks, packed, width, lane):  # type: ignore[no-untyped-def]
+    """Quantize and pack one token's float32 row at address `x`.
+
+    A NaN or infinity makes its block's scale NaN, and so every result that uses it.
+    """
+    for block in range(n_blocks):
+        _pack_block(x + 4 * BLOCK * block, packed + Q8_BYTES * width * block, width, lane)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pack_block(
+    _context: Any, x: Any, packed: Any, width: Any, lane: Any
+) -> tuple[Any, Callable[..., Any]]:
+    signature = types.void(types.int64, types.int64, types.int64, types.int64)
+
+    def codegen(context: Any, b: Any, _signature: Any, values: Any) -> Any:
+        x, packed, width, lane = values
+        pointer = I8.as_pointer()
+        kind, ints = simd.vector(F32, BLOCK), simd.vector(I32, BLOCK)
+        values = simd.load(b, b.inttoptr(x, pointer), kind)
+
+        def call(name: str, result: Any, *args: Any) -> Any:
+            return b.call(simd.declare(b, name, result, [a.type for a in args]), args)
+
+        absolute = call("llvm.fabs.v32f32", kind, values)
+        absmax = call("llvm.vector.reduce.fmaximum.v32f32", F32, absolute)
+        is_zero = b.fcmp_ordered("==", absmax, F32(0.0))
+        inverse = b.select(is_zero, F32(0.0), b.fdiv(F32(127.0), absmax))
+        scaled = b.fmul(values, simd.splat(b, inverse, BLOCK))
+        rounded = call("llvm.rint.v32f32", kind, scaled)
+        codes = call("llvm.fptosi.sat.v32i32.v32f32", ints, rounded)
+        total = call("llvm.vector.reduce.add.v32i32", I32, codes)
+        # inf * 0 is NaN: a block that holds an infinity must not look finite.
+        scale = b.fmul(b.fdiv(absmax, F32(127.0)), b.fadd(F32(1.0), b.fmul(absmax, F32(0.0))))
+        groups = b.bitcast(b.trunc(codes, simd.vector(I8, BLOCK)), simd.vector(I32, 8))
+
+        base = b.inttoptr(b.add(packed, b.mul(lane, I64(4))), pointer)
+        stride = b.mul(width, I64(4))
+        columns = [
+            b.mul(total, I32(-128)),
+            b.mul(total, I32(-8)),
+            scale,
+            b.fmul(scale, b.sitofp(total, F32)),
+            *(b.extract_element(groups, I32(g)) for g in range(8)),
+        ]
+        for column, value in enumerate(columns):
+            simd.store(b, value, simd.at(b, base, b.mul(stride, I64(column))))
+        return context.get_dummy_value()
+
+    return signature, codegen

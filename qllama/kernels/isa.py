@@ -1,0 +1,81 @@
+"""Which instruction set the kernels are generated for.
+
+Owns the choice and what it fixes: vector width, and how many tokens one register
+tile holds. Code generation itself is in `simd`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+
+from llvmlite import binding as llvm
+from numba.core import config as numba_config
+
+from qllama.errors import KernelError
+
+__all__ = ["ISAS", "Isa", "current_isa"]
+
+
+@dataclass(frozen=True, slots=True)
+class Isa:
+    """One way to generate the kernels.
+
+    Parameters
+    ----------
+    name : str
+        `avx512vnni`, `avx2` or `portable`; the environment variable `QLLAMA_ISA` takes it.
+    lanes : int
+        32-bit lanes of a register: 16 rows are handled as 16 / lanes registers.
+    widths : tuple of int
+        Tokens in a register tile, widest first; the last is 1. A batch is cut into
+        groups of these widths, and packed activations are laid out by group.
+    has_fma, has_f16 : bool
+        Whether fused multiply-add and half-precision conversion are instructions.
+    """
+
+    name: str
+    lanes: int
+    widths: tuple[int, ...]
+    has_fma: bool
+    has_f16: bool
+
+
+# Accumulators must fit the registers: 12 tokens need 12 integer and 12 float
+# accumulators of AVX-512's 32; AVX2's 16 hold 4 tokens of 8 rows.
+ISAS = {
+    "avx512vnni": Isa("avx512vnni", lanes=16, widths=(12, 4, 3, 2, 1), has_fma=True, has_f16=True),
+    "avx2": Isa("avx2", lanes=8, widths=(4, 2, 1), has_fma=True, has_f16=True),
+    "portable": Isa("portable", lanes=4, widths=(4, 2, 1), has_fma=False, has_f16=False),
+}
+
+
+def _llvm_features() -> set[str]:
+    """Features of the CPU that numba generates code for, by LLVM's names."""
+    if numba_config.CPU_FEATURES is not None:
+        flags = numba_config.CPU_FEATURES.split(",")
+        return {flag[1:] for flag in flags if flag.startswith("+")}
+    return {name for name, present in llvm.get_host_cpu_features().items() if present}
+
+
+@cache
+def current_isa() -> Isa:
+    """Choose by what LLVM says of this CPU; `QLLAMA_ISA` overrides.
+
+    Raises
+    ------
+    KernelError
+        When `QLLAMA_ISA` names no known instruction set.
+    """
+    forced = os.environ.get("QLLAMA_ISA")
+    if forced:
+        if forced not in ISAS:
+            raise KernelError(f"QLLAMA_ISA: expected one of {', '.join(ISAS)}, found {forced!r}")
+        return ISAS[forced]
+    features = _llvm_features()
+    if {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= features:
+        return ISAS["avx512vnni"]
+    if {"avx2", "fma", "f16c"} <= features:
+        return ISAS["avx2"]
+    return ISAS["portable"]

@@ -1,0 +1,222 @@
+"""SIMD code generation: the few vector operations every kernel is written in.
+
+Each function appends LLVM instructions to a builder and returns an IR value.
+Vectors are LLVM vectors of any length; LLVM cuts them to the machine's registers.
+Only `dot4`, `fma` and the half-precision conversions differ between instruction
+sets, so everything above this file is ISA-blind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from qllama.kernels.isa import Isa
+
+__all__ = [
+    "F32",
+    "I8",
+    "I16",
+    "I32",
+    "I64",
+    "Value",
+    "at",
+    "bf16_to_f32",
+    "constant",
+    "declare",
+    "dot4",
+    "f16_to_f32",
+    "f32_to_f16",
+    "fma",
+    "load",
+    "load_splat",
+    "splat",
+    "store",
+    "vector",
+]
+
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+F32 = ir.FloatType()
+_F16 = ir.HalfType()
+Value = Any  # llvmlite's IR values carry no static types
+
+
+def vector(element: Any, lanes: int) -> Any:
+    """The LLVM type `<lanes x element>`."""
+    return ir.VectorType(element, lanes)
+
+
+def constant(element: Any, lanes: int, value: float) -> Value:
+    """`value` in every lane."""
+    return ir.Constant(vector(element, lanes), [value] * lanes)
+
+
+def declare(b: Any, name: str, result: Any, arguments: Sequence[Any]) -> Value:
+    """An external function or LLVM intrinsic, declared once a module."""
+    found = b.module.globals.get(name)
+    if found is None:
+        found = ir.Function(b.module, ir.FunctionType(result, list(arguments)), name)
+    return found
+
+
+def splat(b: Any, scalar: Value, lanes: int) -> Value:
+    """The scalar in every lane."""
+    undefined = ir.Constant(vector(scalar.type, lanes), ir.Undefined)
+    first = b.insert_element(undefined, scalar, I32(0))
+    return b.shuffle_vector(first, undefined, constant(I32, lanes, 0))
+
+
+def at(b: Any, pointer: Value, byte_offset: Value | int) -> Value:
+    """`pointer` (an i8 pointer) moved by `byte_offset` bytes."""
+    offset = I64(byte_offset) if isinstance(byte_offset, int) else byte_offset
+    return b.gep(pointer, [offset])
+
+
+def load(b: Any, pointer: Value, kind: Any, align: int = 4) -> Value:
+    """Load a value of LLVM type `kind`; `align` in bytes is a promise."""
+    value = b.load(b.bitcast(pointer, kind.as_pointer()))
+    value.align = align
+    return value
+
+
+def store(b: Any, value: Value, pointer: Value, align: int = 4) -> None:
+    """Store `value`; `align` in bytes is a promise."""
+    b.store(value, b.bitcast(pointer, value.type.as_pointer())).align = align
+
+
+def load_splat(b: Any, pointer: Value, kind: Any, lanes: int) -> Value:
+    """Load one 4-byte scalar into every lane (a broadcast folded into its use)."""
+    return splat(b, load(b, pointer, kind), lanes)
+
+
+def fma(b: Any, isa: Isa, x: Value, y: Value, z: Value) -> Value:
+    """`x * y + z`, rounded once where the machine can (portable code rounds twice)."""
+    if not isa.has_fma:
+        return b.fadd(b.fmul(x, y), z)
+    kind = x.type
+    name = f"llvm.fma.v{kind.count}f32" if isinstance(kind, ir.VectorType) else "llvm.fma.f32"
+    return b.call(declare(b, name, kind, [kind] * 3), [x, y, z])
+
+
+def _like(value: Value, element: Any) -> Any:
+    """The type of `value` with another element: works on vectors and scalars."""
+    kind = value.type
+    return vector(element, kind.count) if isinstance(kind, ir.VectorType) else element
+
+
+def _fill(kind: Any, value: float) -> Value:
+    """A constant of a vector or scalar type."""
+    if isinstance(kind, ir.VectorType):
+        return constant(kind.element, kind.count, value)
+    return ir.Constant(kind, value)
+
+
+def f16_to_f32(b: Any, isa: Isa, half_bits: Value) -> Value:
+    """IEEE binary16 bits (i16, scalar or vector) to float32, exactly."""
+    if isa.has_f16:
+        return b.fpext(b.bitcast(half_bits, _like(half_bits, _F16)), _like(half_bits, F32))
+    # Shift exponent and fraction into place and multiply by 2**112, which also
+    # normalizes subnormals; infinities and NaNs get their exponent patched.
+    i32, f32 = _like(half_bits, I32), _like(half_bits, F32)
+    bits = b.zext(half_bits, i32)
+    magnitude = b.shl(b.and_(bits, _fill(i32, 0x7FFF)), _fill(i32, 13))
+    scaled = b.fmul(b.bitcast(magnitude, f32), _fill(f32, 2.0**112))
+    special = b.icmp_unsigned(">=", magnitude, _fill(i32, 0x7C00 << 13))
+    patched = b.or_(magnitude, _fill(i32, 0x7F800000))
+    finite = b.bitcast(scaled, i32)
+    sign = b.shl(b.and_(bits, _fill(i32, 0x8000)), _fill(i32, 16))
+    return b.bitcast(b.or_(b.select(special, patched, finite), sign), f32)
+
+
+def f32_to_f16(b: Any, isa: Isa, value: Value) -> Value:
+    """float32 (scalar or vector) to IEEE binary16 bits, round to nearest even."""
+    i16 = _like(value, I16)
+    if isa.has_f16:
+        return b.bitcast(b.fptrunc(value, _like(value, _F16)), i16)
+    i32, f32 = _like(value, I32), _like(value, F32)
+    bits = b.bitcast(value, i32)
+    sign = b.lshr(b.and_(bits, _fill(i32, 0x80000000)), _fill(i32, 16))
+    magnitude = b.and_(bits, _fill(i32, 0x7FFFFFFF))
+    # Normal results: rebias the exponent, round to nearest even on bit 13.
+    odd = b.and_(b.lshr(magnitude, _fill(i32, 13)), _fill(i32, 1))
+    rounded = b.add(b.add(magnitude, _fill(i32, 0xFFF - (112 << 23))), odd)
+    normal = b.lshr(rounded, _fill(i32, 13))
+    # Subnormal results: adding 0.5 lines the fraction up at 2**-24 and rounds it.
+    half = b.fadd(b.bitcast(magnitude, f32), _fill(f32, 0.5))
+    subnormal = b.sub(b.bitcast(half, i32), _fill(i32, 0x3F000000))
+    is_subnormal = b.icmp_unsigned("<", magnitude, _fill(i32, 113 << 23))
+    result = b.select(is_subnormal, subnormal, normal)
+    overflow = b.icmp_unsigned(">=", magnitude, _fill(i32, 0x477FF000))
+    result = b.select(overflow, _fill(i32, 0x7C00), result)
+    is_nan = b.icmp_unsigned(">", magnitude, _fill(i32, 0x7F800000))
+    result = b.select(is_nan, _fill(i32, 0x7E00), result)
+    return b.trunc(b.or_(result, sign), i16)
+
+
+def bf16_to_f32(b: Any, bits: Value) -> Value:
+    """bfloat16 bits (i16, scalar or vector) to float32: the upper half of its bits."""
+    i32 = _like(bits, I32)
+    return b.bitcast(b.shl(b.zext(bits, i32), _fill(i32, 16)), _like(bits, F32))
+
+
+def dot4(b: Any, isa: Isa, total: Value, weights: Value, codes: Value, bits: int) -> Value:
+    """Add to each lane the dot product of its 4 bytes, exactly.
+
+    Parameters
+    ----------
+    b : llvmlite.ir.IRBuilder
+    isa : Isa
+    total : i32 vector
+    weights : i32 vector
+        Each lane holds 4 **unsigned** bytes.
+    codes : i32 vector
+        Each lane holds 4 **signed** bytes, none of them -128.
+    bits : int
+        A promise: the weights are below `2**bits`.
+
+    Returns
+    -------
+    i32 vector
+        `total + sum(weights[j] * codes[j] for j in 0..3)`; no intermediate saturates.
+    """
+    return _DOT4[isa.name](b, total, weights, codes, bits)
+
+
+def _dot4_avx512vnni(b: Any, total: Value, weights: Value, codes: Value, _bits: int) -> Value:
+    lanes = total.type.count
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+    return b.call(declare(b, name, total.type, [total.type] * 3), [total, weights, codes])
+
+
+def _dot4_avx2(b: Any, total: Value, weights: Value, codes: Value, bits: int) -> Value:
+    # pmaddubsw adds two products and saturates at 16 bits. Below 7 bits two products
+    # fit; above, even and odd bytes go through it apart: 255 * 127 fits.
+    lanes = total.type.count
+    i8, i16 = vector(I8, 4 * lanes), vector(I16, 2 * lanes)
+    maddubs = declare(b, "llvm.x86.avx2.pmadd.ub.sw", i16, [i8, i8])
+    madd = declare(b, "llvm.x86.avx2.pmadd.wd", total.type, [i16, i16])
+    signed = b.bitcast(codes, i8)
+    masks = (0xFFFFFFFF,) if bits < 7 else (0x00FF00FF, 0xFF00FF00)
+    for mask in masks:
+        part = b.and_(weights, constant(I32, lanes, mask))
+        pairs = b.call(maddubs, [b.bitcast(part, i8), signed])
+        total = b.add(total, b.call(madd, [pairs, constant(I16, 2 * lanes, 1)]))
+    return total
+
+
+def _dot4_portable(b: Any, total: Value, weights: Value, codes: Value, _bits: int) -> Value:
+    kind = total.type
+    for byte in range(4):
+        unsigned = b.and_(b.lshr(weights, _fill(kind, 8 * byte)), _fill(kind, 0xFF))
+        signed = b.ashr(b.shl(codes, _fill(kind, 24 - 8 * byte)), _fill(kind, 24))
+        total = b.add(total, b.mul(unsigned, signed))
+    return total
+
+
+_DOT4 = {
+    "avx512vnni": _dot4_avx512vnni,
+    "avx2": _dot4_avx2,
+    "portable": _dot4_portable,
+}

@@ -1,0 +1,217 @@
+"""Vectors of 16 float32 as values inside compiled kernels.
+
+`f32x16` supports `+ - * /` between vectors; everything else is a function here.
+Addresses are int64. Operations act lane by lane; the two reductions add or
+compare in one fixed order, so results never depend on the machine's width.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core.datamodel import models
+from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, register_model
+
+from qllama.kernels import simd
+from qllama.kernels.isa import current_isa
+from qllama.kernels.simd import F32, I8, I16, I32, I64, Value
+
+__all__ = [
+    "LANES",
+    "absolute",
+    "exp",
+    "f32x16",
+    "fma",
+    "keep_lanes",
+    "load",
+    "load_bf16_scalar",
+    "load_byte",
+    "load_f16",
+    "load_f16_scalar",
+    "load_int",
+    "load_scalar",
+    "maximum",
+    "reduce_add",
+    "reduce_max",
+    "splat",
+    "store",
+    "store_f16",
+    "store_scalar",
+]
+
+LANES = 16
+_VF = simd.vector(F32, LANES)
+_VI = simd.vector(I32, LANES)
+
+
+class _F32x16(types.Type):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__(name="f32x16")
+
+
+f32x16 = _F32x16()
+
+
+@register_model(_F32x16)
+class _F32x16Model(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _VF)
+
+
+def _define_operator(function: Any, instruction: str) -> None:
+    template = type(
+        f"_F32x16_{instruction}",
+        (ConcreteTemplate,),
+        {"key": function, "cases": [signature(f32x16, f32x16, f32x16)]},
+    )
+    infer_global(function)(template)
+
+    @lower_builtin(function, f32x16, f32x16)  # type: ignore[untyped-decorator]
+    def lower(_context: Any, b: Any, _signature: Any, args: Any) -> Value:
+        return getattr(b, instruction)(*args)
+
+
+for _function, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _define_operator(_function, _instruction)
+
+
+def _pointer(b: Any, address: Value) -> Value:
+    return b.inttoptr(address, I8.as_pointer())
+
+
+def _operation(name: str, result: Any, arguments: list[Any], emit: Callable[..., Value]) -> Any:
+    """Make `emit(builder, *values)` callable from kernels, with these numba types."""
+
+    def typing(_context: Any, *_given: Any) -> Any:
+        def codegen(context: Any, b: Any, _signature: Any, values: Any) -> Value:
+            value = emit(b, *values)
+            return context.get_dummy_value() if result is types.void else value
+
+        return result(*arguments), codegen
+
+    names = ["context", *(f"x{i}" for i in range(len(arguments)))]
+    parameters = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
+    typing.__name__ = name
+    typing.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return intrinsic(typing)
+
+
+def _unary(name: str) -> Callable[[Any, Value], Value]:
+    return lambda b, x: b.call(simd.declare(b, f"llvm.{name}.v16f32", _VF, [_VF]), [x])
+
+
+def _binary(name: str) -> Callable[[Any, Value, Value], Value]:
+    return lambda b, x, y: b.call(simd.declare(b, f"llvm.{name}.v16f32", _VF, [_VF, _VF]), [x, y])
+
+
+def _halves(b: Any, x: Value, combine: Callable[[Any, Value, Value], Value]) -> Value:
+    """Fold 16 lanes to 1: lane i meets lane i + 8, then + 4, + 2, + 1."""
+    width = LANES
+    while width > 1:
+        width //= 2
+        low, high = (
+            b.shuffle_vector(x, x, ir.Constant(simd.vector(I32, width), list(lanes)))
+            for lanes in (range(width), range(width, 2 * width))
+        )
+        x = combine(b, low, high)
+    return b.extract_element(x, I32(0))
+
+
+def _wider(b: Any, x: Value, y: Value) -> Value:
+    """The larger of each lane; NaN if either is."""
+    suffix = f"v{x.type.count}f32"
+    return b.call(simd.declare(b, f"llvm.maximum.{suffix}", x.type, [x.type] * 2), [x, y])
+
+
+def _keep_lanes(b: Any, x: Value, first: Value, end: Value, other: Value) -> Value:
+    lanes = ir.Constant(_VI, list(range(LANES)))
+    first, end = (simd.splat(b, b.trunc(v, I32), LANES) for v in (first, end))
+    inside = b.and_(b.icmp_signed(">=", lanes, first), b.icmp_signed("<", lanes, end))
+    return b.select(inside, x, other)
+
+
+def _exp(b: Any, x: Value) -> Value:
+    # 2**n * exp(r), n = rint(x / ln 2), r in +-ln2/2 by a two-part ln 2; the
+    # degree 6 polynomial is Cephes' expf (Moshier 1989), error below 2 ulp.
+    number = lambda value: simd.constant(F32, LANES, value)  # noqa: E731
+    isa = current_isa()
+    x = _binary("minimum")(b, _binary("maximum")(b, x, number(-87.0)), number(88.0))
+    n = _unary("rint")(b, b.fmul(x, number(1.44269504088896341)))
+    r = simd.fma(b, isa, n, number(-0.693359375), x)
+    r = simd.fma(b, isa, n, number(2.12194440e-4), r)
+    p = number(1.9875691500e-4)
+    for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5):
+        p = simd.fma(b, isa, p, r, number(c))
+    p = b.fadd(simd.fma(b, isa, p, b.fmul(r, r), r), number(1.0))
+    to_int = simd.declare(b, "llvm.fptosi.sat.v16i32.v16f32", _VI, [_VF])
+    exponent = b.shl(b.call(to_int, [n]), simd.constant(I32, LANES, 23))
+    return b.bitcast(b.add(b.bitcast(p, _VI), exponent), _VF)
+
+
+_F, _A = types.float32, types.int64
+
+splat = _operation("splat", f32x16, [_F], lambda b, x: simd.splat(b, x, LANES))
+load = _operation("load", f32x16, [_A], lambda b, p: simd.load(b, _pointer(b, p), _VF))
+load_f16 = _operation(
+    "load_f16",
+    f32x16,
+    [_A],
+    lambda b, p: simd.f16_to_f32(
+        b, current_isa(), simd.load(b, _pointer(b, p), simd.vector(I16, LANES), 2)
+    ),
+)
+load_f16_scalar = _operation(
+    "load_f16_scalar",
+    _F,
+    [_A],
+    lambda b, p: simd.f16_to_f32(b, current_isa(), simd.load(b, _pointer(b, p), I16, 2)),
+)
+load_bf16_scalar = _operation(
+    "load_bf16_scalar",
+    _F,
+    [_A],
+    lambda b, p: simd.bf16_to_f32(b, simd.load(b, _pointer(b, p), I16, 2)),
+)
+load_byte = _operation(
+    "load_byte", _A, [_A], lambda b, p: b.zext(simd.load(b, _pointer(b, p), I8, 1), I64)
+)
+load_int = _operation(
+    "load_int", _A, [_A], lambda b, p: b.sext(simd.load(b, _pointer(b, p), I32), I64)
+)
+load_scalar = _operation("load_scalar", _F, [_A], lambda b, p: simd.load(b, _pointer(b, p), F32))
+store = _operation(
+    "store", types.void, [_A, f32x16], lambda b, p, x: simd.store(b, x, _pointer(b, p))
+)
+store_scalar = _operation(
+    "store_scalar", types.void, [_A, _F], lambda b, p, x: simd.store(b, x, _pointer(b, p))
+)
+store_f16 = _operation(
+    "store_f16",
+    types.void,
+    [_A, _F],
+    lambda b, p, x: simd.store(b, simd.f32_to_f16(b, current_isa(), x), _pointer(b, p), 2),
+)
+fma = _operation(
+    "fma", f32x16, [f32x16] * 3, lambda b, x, y, z: simd.fma(b, current_isa(), x, y, z)
+)
+absolute = _operation("absolute", f32x16, [f32x16], _unary("fabs"))
+maximum = _operation("maximum", f32x16, [f32x16] * 2, _wider)
+reduce_add = _operation(
+    "reduce_add", _F, [f32x16], lambda b, x: _halves(b, x, lambda b, y, z: b.fadd(y, z))
+)
+reduce_max = _operation("reduce_max", _F, [f32x16], lambda b, x: _halves(b, x, _wider))
+#: keep_lanes(x, first, end, other): lanes first <= i < end of x, the rest from other.
+keep_lanes = _operation("keep_lanes", f32x16, [f32x16, _A, _A, f32x16], _keep_lanes)
+#: e**x, clamped to x in [-87, 88]; relative error below 3e-7.
+exp = _operation("exp", f32x16, [f32x16], _exp)

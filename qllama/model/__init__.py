@@ -1,0 +1,1 @@
+"""The Llama-family decoder: weights, key/value cache, compiled forward pass, engine."""

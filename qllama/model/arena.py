@@ -1,0 +1,32 @@
+"""One block of zeroed memory, handed out in aligned pieces by address."""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = ["Arena"]
+
+_ALIGNMENT = 128
+
+
+class Arena:
+    """Reserve pieces first, then `allocate`; addresses are valid while the arena lives.
+
+    Memory is committed by the operating system as it is touched.
+    """
+
+    def __init__(self) -> None:
+        self._offsets: dict[str, int] = {}
+        self._size = 0
+
+    def reserve(self, name: str, n_bytes: int) -> None:
+        """Add a piece of `n_bytes`, aligned to 128."""
+        self._offsets[name] = self._size
+        self._size += -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
+
+    def allocate(self) -> dict[str, int]:
+        """Allocate all pieces; returns their addresses."""
+        self._memory = np.zeros(self._size + _ALIGNMENT, np.uint8)
+        base = self._memory.ctypes.data
+        base += -base % _ALIGNMENT
+        return {name: base + offset for name, offset in self._offsets.items()}

@@ -1,0 +1,125 @@
+"""The memory that a step works in, and the record that says where it is."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from qllama.config import ModelConfig
+from qllama.errors import UnsupportedModelError
+from qllama.kernels.attention import CHUNK
+from qllama.kernels.linear import Q8_BYTES, linear
+from qllama.kernels.team import ThreadTeam
+from qllama.model.arena import Arena
+from qllama.model.batch import MAX_SPLIT_TOKENS
+from qllama.model.decoder import MAX_LANES, QUERIES_PER_GROUP
+from qllama.model.kv_cache import KvCache
+from qllama.model.records import MODEL
+from qllama.model.weights import Weights
+from qllama.quant.types import BLOCK, TILE_ROWS
+
+__all__ = ["Buffers"]
+
+_FLOAT = 4
+_NO_WINDOW = 2**62
+
+
+def _padded(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+class Buffers:
+    """Buffers for batches of up to `n_batch` tokens.
+
+    Attributes
+    ----------
+    model : MODEL records, (1,)
+        Everything that stays the same from step to step.
+
+    Raises
+    ------
+    UnsupportedModelError
+        More query heads share a key/value head than the attention kernel takes.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        cache: KvCache,
+        team: ThreadTeam,
+        n_batch: int,
+    ) -> None:
+        repeats = config.num_attention_heads // config.num_key_value_heads
+        if repeats > MAX_LANES:
+            raise UnsupportedModelError(
+                f"{repeats} query heads share a key/value head; at most {MAX_LANES} can"
+            )
+        hidden = _padded(config.hidden_size, BLOCK)
+        attention = _padded(config.q_dim, BLOCK)
+        mlp = _padded(config.intermediate_size, BLOCK)
+        q_columns, kv_columns = (_padded(n, TILE_ROWS) for n in (config.q_dim, config.kv_dim))
+        qkv = q_columns + 2 * kv_columns
+        widest = max(hidden, attention)
+        partial = _FLOAT * (cache.head_size + TILE_ROWS)
+        lanes = max(QUERIES_PER_GROUP, repeats)
+        scratch = max(
+            _FLOAT * max(hidden, cache.head_size),
+            2 * _FLOAT * BLOCK * n_batch,
+            lanes * (_FLOAT * (cache.head_size + 2 * CHUNK) + 2 * partial),
+        )
+        scratch = _padded(scratch, 128)
+        n_partials = MAX_SPLIT_TOKENS * config.num_attention_heads * (cache.capacity // CHUNK)
+        needs_q8, needs_f32 = "q8" in weights.packings, "f32" in weights.packings
+
+        self._arena = Arena()
+        for name, n_bytes in {
+            "residual": _FLOAT * hidden * n_batch,
+            "qkv": _FLOAT * qkv * n_batch,
+            "attended": _FLOAT * attention * n_batch,
+            "partials": partial * n_partials,
+            "packed_q8": needs_q8 * Q8_BYTES * widest // BLOCK * n_batch,
+            "hidden_q8": needs_q8 * Q8_BYTES * mlp // BLOCK * n_batch,
+            "packed_f32": needs_f32 * _FLOAT * widest * n_batch,
+            "hidden_f32": needs_f32 * _FLOAT * mlp * n_batch,
+            "scratch": scratch * team.n_threads,
+        }.items():
+            self._arena.reserve(name, n_bytes)
+        addresses = self._arena.allocate()
+
+        self.model = np.zeros(1, MODEL)
+        fields = {
+            **addresses,
+            "n_layers": config.num_hidden_layers,
+            "hidden_size": config.hidden_size,
+            "hidden_padded": hidden,
+            "intermediate_blocks": mlp // BLOCK,
+            "n_heads": config.num_attention_heads,
+            "n_kv_heads": config.num_key_value_heads,
+            "head_dim": config.head_dim,
+            "sliding_window": config.sliding_window or _NO_WINDOW,
+            "final_norm": weights.final_norm,
+            "k_column": q_columns,
+            "v_column": q_columns + kv_columns,
+            "qkv_columns": qkv,
+            "attention_padded": attention,
+            "keys": cache.keys,
+            "values": cache.values,
+            "capacity": cache.capacity,
+            "head_size": cache.head_size,
+            "head_bytes": cache.head_bytes,
+            "slot_bytes": cache.slot_bytes,
+            "layer_bytes": cache.layer_bytes,
+            "attention_kernel": linear("f16").address,
+            "scratch_bytes": scratch,
+            "team": team.state,
+            "n_threads": team.n_threads,
+            "eps": config.rms_norm_eps,
+            "attention_scale": 1.0 / math.sqrt(config.head_dim),
+        }
+        for name, value in fields.items():
+            self.model[0][name] = value
+        for kind, needed in (("q8", needs_q8), ("f32", needs_f32)):
+            if not needed:  # address 0 tells the packing to skip this kind
+                self.model[0]["packed_" + kind] = self.model[0]["hidden_" + kind] = 0

@@ -1,0 +1,185 @@
+"""The engine: a bound model, its cache and buffers, and the team that computes.
+
+Owns everything the compiled forward pass touches and checks every index before
+compiled code sees it. Knows tokens as numbers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from qllama.errors import ContextLengthError
+from qllama.format import QlmFile
+from qllama.kernels.cores import default_n_threads
+from qllama.kernels.team import ThreadTeam
+from qllama.model.batch import Batch
+from qllama.model.buffers import Buffers
+from qllama.model.decoder import decoder_step
+from qllama.model.kv_cache import KvCache
+from qllama.model.rotary import RotaryTable
+from qllama.model.warmup import OnCompile, warmup
+from qllama.model.weights import Weights
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """Evaluates tokens of up to `n_slots` sequences with one model.
+
+    Parameters
+    ----------
+    file : QlmFile
+        Must stay open while the engine lives.
+    n_ctx : int
+        Longest sequence; 0 takes the model's own limit.
+    n_threads : int, optional
+        Default: the physical cores this process may use.
+    n_slots : int
+        Sequences whose keys and values are held at once.
+    n_batch : int
+        Tokens evaluated together; results do not depend on it.
+    on_compile : callable, optional
+        Called as (kernel name, done, total) while kernels are compiled or loaded.
+
+    Raises
+    ------
+    BadTensorError
+        The file's tensors do not fit its config.
+    ContextLengthError
+        `n_ctx` is negative, past the model's limit, or too large for this machine's memory.
+    """
+
+    def __init__(
+        self,
+        file: QlmFile,
+        *,
+        n_ctx: int = 0,
+        n_threads: int | None = None,
+        n_slots: int = 1,
+        n_batch: int = 256,
+        on_compile: OnCompile | None = None,
+    ) -> None:
+        self.config = file.config
+        limit = self.config.max_position_embeddings
+        if not 0 <= n_ctx <= limit:
+            raise ContextLengthError(
+                f"n_ctx: expected 0 (the model's own limit) to {limit}, found {n_ctx}"
+            )
+        self.n_ctx = n_ctx or limit
+        self.n_threads = default_n_threads() if n_threads is None else n_threads
+        self.n_slots = n_slots
+        self.n_batch = n_batch
+        for name in ("n_threads", "n_slots", "n_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        warmup({tensor.type for tensor in file.tensors.values() if len(tensor.shape) == 2}, on_compile)
+        self._weights = Weights(file)
+        self._cache = KvCache(self.config, self.n_ctx, n_slots)
+        self._rotary = RotaryTable(self.config, self._weights.rope_divisors)
+        self._team = ThreadTeam(self.n_threads)
+        self._buffers = Buffers(
+            self.config, self._weights, self._cache, self._team, n_batch
+        )
+
+    def evaluate(
+        self,
+        tokens: Sequence[int],
+        *,
+        position: int,
+        slot: int = 0,
+        all_logits: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Evaluate consecutive tokens of one sequence.
+
+        Parameters
+        ----------
+        tokens : sequence of int
+            Not empty. Whatever the slot held from `position` on is forgotten.
+        position : int
+            Of the first token; the slot must hold the positions before it.
+        slot : int
+        all_logits : bool
+            Logits of every token instead of the last one's.
+        on_progress : callable, optional
+            Called as (tokens done, tokens in all) between chunks of `n_batch`. If it
+            raises, the positions before `position + done` stay valid.
+
+        Returns
+        -------
+        float32, (1, vocab_size) or (n_tokens, vocab_size)
+
+        Raises
+        ------
+        ContextLengthError
+            The tokens do not fit `n_ctx`.
+        ValueError
+            A token, the position or the slot is out of range.
+        """
+        n_tokens = len(tokens)
+        ids = np.asarray(tokens, np.int32)
+        positions = np.arange(position, position + n_tokens, dtype=np.int32)
+        slots = np.full(n_tokens, slot, np.int32)
+        logits = []
+        for first in range(0, n_tokens, self.n_batch):
+            chunk = slice(first, min(first + self.n_batch, n_tokens))
+            if all_logits:
+                outputs = range(chunk.stop - first)
+            else:
+                outputs = range(chunk.stop - first)[-1:] if chunk.stop == n_tokens else range(0)
+            logits.append(self.forward(ids[chunk], positions[chunk], slots[chunk], outputs))
+            if on_progress is not None and chunk.stop < n_tokens:
+                on_progress(chunk.stop, n_tokens)
+        if not logits:
+            raise ValueError("tokens: expected at least one")
+        return logits[0] if len(logits) == 1 else np.concatenate(logits)
+
+    def forward(
+        self,
+        tokens: npt.NDArray[np.int32],
+        positions: npt.NDArray[np.int32],
+        slots: npt.NDArray[np.int32],
+        outputs: Sequence[int],
+    ) -> npt.NDArray[np.float32]:
+        """Evaluate one ragged batch.
+
+        Parameters
+        ----------
+        tokens, positions, slots : int32, (n_tokens,)
+            At most `n_batch` tokens; those of one slot stand together, positions ascending.
+        outputs : sequence of int
+            Indices of the tokens whose logits are wanted.
+
+        Returns
+        -------
+        float32, (len(outputs), vocab_size)
+        """
+        self._check_range("token", tokens, self.config.vocab_size)
+        self._check_range("slot", slots, self.n_slots)
+        if len(positions) and int(positions.max()) >= self.n_ctx:
+            raise ContextLengthError(
+                f"position {int(positions.max())} does not fit the context of {self.n_ctx} "
+                "tokens; shorten the text or choose a larger n_ctx"
+            )
+        self._check_range("position", positions, self.n_ctx)
+        if not 0 < len(tokens) <= self.n_batch:
+            raise ValueError(f"batch: expected 1 to {self.n_batch} tokens, found {len(tokens)}")
+        batch = Batch(self.config, self._rotary, tokens, positions, slots, outputs)
+        buffers, weights = self._buffers, self._weights
+        self._team.run(
+            decoder_step, buffers.model, weights.layers, weights.linears, batch.record
+        )
+        return batch.logits
+
+    @staticmethod
+    def _check_range(what: str, values: npt.NDArray[np.int32], end: int) -> None:
+        if len(values) and (int(values.min()) < 0 or int(values.max()) >= end):
+            bad = values[(values < 0) | (values >= end)][0]
+            raise ValueError(f"{what}: expected 0 to {end - 1}, found {bad}")
+
+    def close(self) -> None:
+        """Stop the threads; the engine is not used after this."""
+        self._team.close()

@@ -1,0 +1,58 @@
+"""Keys and values of every sequence in flight, in half precision.
+
+Memory is committed by the operating system as positions are written.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qllama.config import ModelConfig
+from qllama.errors import ContextLengthError
+from qllama.kernels.attention import CHUNK
+from qllama.quant.types import BLOCK
+
+__all__ = ["KvCache"]
+
+
+class KvCache:
+    """Room for `n_slots` sequences of up to `n_ctx` positions.
+
+    The layout of one head is that of `kernels.attention`; heads follow each other,
+    then slots, then layers.
+
+    Attributes
+    ----------
+    keys, values : int
+        Addresses of the first head.
+    capacity : int
+        Positions of a head, `n_ctx` rounded up to a multiple of the attention's chunk.
+    head_size : int
+        head_dim rounded up to a multiple of 32.
+    head_bytes, slot_bytes, layer_bytes : int
+        From one head, slot or layer to the next.
+
+    Raises
+    ------
+    ContextLengthError
+        When the memory cannot be reserved.
+    """
+
+    def __init__(self, config: ModelConfig, n_ctx: int, n_slots: int) -> None:
+        self.capacity = -(-n_ctx // CHUNK) * CHUNK
+        self.head_size = -(-config.head_dim // BLOCK) * BLOCK
+        self.head_bytes = self.capacity * self.head_size * 2
+        self.slot_bytes = self.head_bytes * config.num_key_value_heads
+        self.layer_bytes = self.slot_bytes * n_slots
+        n_bytes = self.layer_bytes * config.num_hidden_layers
+        try:
+            # calloc: the pages of a large block are zero and not there until touched.
+            self._keys, self._values = (np.zeros(n_bytes + 64, np.uint8) for _ in range(2))
+        except MemoryError:
+            raise ContextLengthError(
+                f"context of {n_ctx} tokens: its key/value cache takes {2 * n_bytes / 2**20:.0f} "
+                "MiB, more than this machine grants; choose a smaller n_ctx"
+            ) from None
+        self.keys, self.values = (
+            a.ctypes.data + -a.ctypes.data % 64 for a in (self._keys, self._values)
+        )

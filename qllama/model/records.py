@@ -1,0 +1,83 @@
+"""The plain records that tell the compiled forward pass where everything is.
+
+Addresses and sizes only, as numpy record types, so that compiled code reads them
+by name. `weights` and `engine` fill them in; `decoder` reads them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = [
+    "BATCH",
+    "BIASES",
+    "DOWN",
+    "GATE",
+    "K",
+    "LAYER",
+    "LINEAR",
+    "MATRICES",
+    "MODEL",
+    "O",
+    "Q",
+    "UP",
+    "V",
+]
+
+#: A layer's matrices, by index; names are Hugging Face's.
+MATRICES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+Q, K, V, O, GATE, UP, DOWN = range(len(MATRICES))  # noqa: E741
+BIASES = MATRICES
+
+
+def _int64(*names: str) -> list[tuple[str, type]]:
+    return [(name, np.int64) for name in names]
+
+
+#: One matrix. `packing`: 0 takes q8 activations, 1 takes f32. `bias` 0: none.
+#: `weight_type` is the place in `linear.WEIGHT_KERNELS`.
+LINEAR = np.dtype(
+    _int64("weights", "kernel", "weight_type", "packing", "tile_bytes", "n_tiles", "n_blocks", "bias")
+)
+
+#: One layer's vectors, by address of zero-padded float32; 0 where there is none.
+LAYER = np.dtype(_int64("input_norm", "post_attention_norm", "q_norm", "k_norm"))
+
+#: What stays the same from step to step.
+MODEL = np.dtype(
+    [
+        *_int64("n_layers", "hidden_size", "hidden_padded", "intermediate_blocks"),
+        *_int64("n_heads", "n_kv_heads", "head_dim", "sliding_window", "final_norm"),
+        # Float32 columns of the q, k, v buffer where k and v start, and of one row.
+        *_int64("k_column", "v_column", "qkv_columns", "attention_padded"),
+        # Key/value cache: `KvCache`'s attributes, and the kernel of its products.
+        *_int64("keys", "values", "capacity", "head_size"),
+        *_int64("head_bytes", "slot_bytes", "layer_bytes", "attention_kernel"),
+        # Buffers: residual stream, packed activations of both kinds, q/k/v, attention
+        # output, partials of split attention, and `scratch_bytes` for each thread.
+        *_int64("residual", "packed_q8", "packed_f32", "qkv", "attended", "partials"),
+        *_int64("hidden_q8", "hidden_f32", "scratch", "scratch_bytes"),
+        *_int64("team", "n_threads"),
+        ("eps", np.float32),
+        ("attention_scale", np.float32),
+    ],
+    align=True,
+)
+
+#: What one step computes. Token arrays hold int32; `groups` int32 pairs (first token,
+#: count) of tokens of one slot whose queries are handled together; `outputs` the
+#: tokens whose logits are wanted.
+BATCH = np.dtype(
+    _int64("n_tokens", "tokens", "positions", "slots", "cos", "sin")
+    + _int64("n_groups", "groups", "n_outputs", "outputs", "logits", "logits_columns")
+    # Chunks per token when attention is split over threads by chunk, else 0.
+    + _int64("n_split_chunks")
+)

@@ -1,0 +1,50 @@
+"""Compiles or loads the kernels a model needs, one by one, telling the progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numba
+import numpy as np
+
+from qllama.kernels.linear import WEIGHT_KERNELS, linear
+from qllama.model.decoder import decoder_step
+from qllama.model.records import BATCH, LAYER, LINEAR, MODEL
+
+__all__ = ["OnCompile", "warmup"]
+
+#: Called as (name of the kernel that comes next, kernels done, kernels in all).
+OnCompile = Callable[[str, int, int], None]
+
+
+def warmup(weight_types: Iterable[str] | None = None, on_compile: OnCompile | None = None) -> None:
+    """Make the kernels ready: compiled once a machine, then loaded from the user's cache.
+
+    Parameters
+    ----------
+    weight_types : iterable of str, optional
+        Types of the matrices; default all there are. Attention always takes `f16`.
+    on_compile : callable, optional
+    """
+    all_types = [kernel.name for kernel in WEIGHT_KERNELS]
+    wanted = set(all_types if weight_types is None else weight_types) | {"f16"}
+    jobs: list[tuple[str, Callable[[], object]]] = [
+        (f"{name} matrix product", lambda name=name: linear(name))  # type: ignore[misc]
+        for name in all_types
+        if name in wanted
+    ]
+    jobs.append(("decoder", _compile_decoder))
+    for done, (name, job) in enumerate(jobs):
+        if on_compile is not None:
+            on_compile(name, done, len(jobs))
+        job()
+    if on_compile is not None:
+        on_compile("", len(jobs), len(jobs))
+
+
+def _compile_decoder() -> None:
+    records = [
+        numba.typeof(np.zeros(shape, kind))
+        for shape, kind in ((1, MODEL), (1, LAYER), ((1, 1), LINEAR), (1, BATCH))
+    ]
+    decoder_step.compile((*records, numba.int64))

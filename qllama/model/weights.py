@@ -1,0 +1,153 @@
+"""Binds the tensors of a `.qlm` file to the records of the compiled forward pass.
+
+Matrices are used where they lie in the mapped file. Vectors (norms, biases) are
+small: they are copied, as float32 padded with zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from qllama.config import ModelConfig
+from qllama.errors import BadTensorError
+from qllama.format import QlmFile
+from qllama.kernels.linear import WEIGHT_KERNELS, linear
+from qllama.model.records import LAYER, LINEAR, MATRICES
+from qllama.quant.types import BLOCK, TILE_ROWS
+
+__all__ = ["Weights", "expected_shapes"]
+
+_KERNELS = {kernel.name: (index, kernel) for index, kernel in enumerate(WEIGHT_KERNELS)}
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_FINAL_NORM, _DIVISORS = "model.norm.weight", "model.rope_divisors"
+
+
+def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor that a model of this config has, with its shape."""
+    hidden, q, kv, mlp = config.hidden_size, config.q_dim, config.kv_dim, config.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {_EMBEDDING: (config.vocab_size, hidden)}
+    rows = dict(zip(MATRICES, (q, kv, kv, hidden, mlp, mlp, hidden), strict=True))
+    columns = dict(zip(MATRICES, (hidden, hidden, hidden, q, hidden, hidden, mlp), strict=True))
+    for i in range(config.num_hidden_layers):
+        prefix = f"model.layers.{i}."
+        shapes[prefix + "input_layernorm.weight"] = (hidden,)
+        shapes[prefix + "post_attention_layernorm.weight"] = (hidden,)
+        for matrix in MATRICES:
+            shapes[f"{prefix}{matrix}.weight"] = (rows[matrix], columns[matrix])
+            if _has_bias(config, matrix):
+                shapes[f"{prefix}{matrix}.bias"] = (rows[matrix],)
+        if config.qk_norm:
+            shapes[prefix + "self_attn.q_norm.weight"] = (config.head_dim,)
+            shapes[prefix + "self_attn.k_norm.weight"] = (config.head_dim,)
+    shapes[_FINAL_NORM] = (hidden,)
+    if config.rope_scaling is not None and config.rope_scaling.rope_type == "divisors":
+        shapes[_DIVISORS] = (config.head_dim // 2,)
+    if not config.tie_word_embeddings:
+        shapes[_HEAD] = (config.vocab_size, hidden)
+    return shapes
+
+
+def _has_bias(config: ModelConfig, matrix: str) -> bool:
+    if matrix.startswith("mlp."):
+        return config.mlp_bias
+    return config.attention_output_bias if matrix.endswith("o_proj") else config.attention_bias
+
+
+class Weights:
+    """A model's tensors, as the records `decoder.decoder_step` reads.
+
+    Parameters
+    ----------
+    file : QlmFile
+        Kept open as long as this lives.
+
+    Attributes
+    ----------
+    layers : LAYER records, (n_layers,)
+    linears : LINEAR records, (n_layers + 1, 7)
+    final_norm : int
+        Address of float32, (hidden_size,), padded.
+    rope_divisors : float32, (head_dim / 2,), or None
+    packings : set of str
+        Kinds of packed activations that the matrices read: `q8`, `f32`.
+
+    Raises
+    ------
+    BadTensorError
+        A tensor is missing, unknown, or has another shape than the config says.
+    """
+
+    def __init__(self, file: QlmFile) -> None:
+        self._file = file
+        self._vectors: list[npt.NDArray[np.float32]] = []
+        self.packings: set[str] = set()
+        config = file.config
+        shapes = expected_shapes(config)
+        self._check(shapes)
+        n_layers = config.num_hidden_layers
+        self.layers = np.zeros(n_layers, LAYER)
+        self.linears = np.zeros((n_layers + 1, len(MATRICES)), LINEAR)
+        for i in range(n_layers):
+            prefix = f"model.layers.{i}."
+            self.layers[i] = (
+                self._vector(prefix + "input_layernorm.weight"),
+                self._vector(prefix + "post_attention_layernorm.weight"),
+                self._vector(prefix + "self_attn.q_norm.weight"),
+                self._vector(prefix + "self_attn.k_norm.weight"),
+            )
+            for j, matrix in enumerate(MATRICES):
+                self.linears[i, j] = self._linear(prefix + matrix)
+        self.linears[n_layers, 0] = self._linear(_EMBEDDING.removesuffix(".weight"))
+        head = _EMBEDDING if config.tie_word_embeddings else _HEAD
+        self.linears[n_layers, 1] = self._linear(head.removesuffix(".weight"))
+        self.final_norm = self._vector(_FINAL_NORM)
+        self.rope_divisors = file.vector(_DIVISORS) if _DIVISORS in shapes else None
+
+    def _check(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        tensors = self._file.tensors
+        for problem in _differences(shapes, {name: t.shape for name, t in tensors.items()}):
+            raise BadTensorError(f"{self._file.path}: {problem}; convert the model again")
+
+    def _vector(self, name: str) -> int:
+        """Address of a vector padded with zeros to a multiple of 32; 0 if there is none."""
+        if name not in self._file.tensors:
+            return 0
+        values = self._file.vector(name)
+        padded = np.zeros(-(-len(values) // BLOCK) * BLOCK, np.float32)
+        padded[: len(values)] = values
+        self._vectors.append(padded)
+        return int(padded.ctypes.data)
+
+    def _linear(self, name: str) -> tuple[int, ...]:
+        """The LINEAR record of one matrix."""
+        tensor = self._file.tensors[name + ".weight"]
+        index, kernel = _KERNELS[tensor.type]
+        self.packings.add(kernel.activation)
+        rows, columns = tensor.shape
+        n_blocks = -(-columns // BLOCK)
+        return (
+            int(self._file.data(name + ".weight").ctypes.data),
+            linear(kernel.name).address,
+            index,
+            int(kernel.activation == "f32"),
+            kernel.tile_bytes(n_blocks),
+            -(-rows // TILE_ROWS),
+            n_blocks,
+            self._vector(name + ".bias"),
+        )
+
+
+def _differences(
+    expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]
+) -> Iterator[str]:
+    for name, shape in expected.items():
+        if name not in found:
+            yield f"tensor {name} is missing"
+        elif found[name] != shape:
+            yield f"tensor {name}: expected shape {shape}, found {found[name]}"
+    for name in found:
+        if name not in expected:
+            yield f"tensor {name} is not one that this model uses"
