@@ -1,0 +1,196 @@
+"""GGUF files as a checkpoint source.
+
+Owns the reading of tensor data: row slabs in qllama's row order, decoded by the
+`gguf` library or taken over as blocks. The header and the model config are
+read by the modules beside this one; writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+
+from converter.sources.base import BlockType
+from converter.sources.gguf_config import config_from_gguf
+from converter.sources.gguf_header import GgufTensorInfo, read_header
+from converter.tensor_map import ROPE_DIVISORS, check_tensors, expected_shapes, from_gguf
+from converter.vocab import tokenizer_from_gguf
+from qllama.config import ModelConfig, TokenizerConfig
+from qllama.errors import ConversionError, TokenizerError, UnsupportedModelError
+
+__all__ = ["GgufSource"]
+
+# ggml's types whose codes and scales are also qllama's, in another order.
+_SAME_BLOCKS: dict[GGMLQuantizationType, BlockType] = {
+    GGMLQuantizationType.Q8_0: "q8_0",
+    GGMLQuantizationType.Q4_0: "q4_0",
+}
+
+
+class GgufSource:
+    """A GGUF file, checked as a whole when it is opened.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it must not change while the source is in use.
+
+    Raises
+    ------
+    ConversionError
+        When it is no GGUF, is damaged, or lacks a tensor or key.
+    UnsupportedModelError
+        When the model needs what qllama does not compute.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        header = read_header(path)
+        self._metadata = header.metadata
+        found = {
+            canonical: GgufTensor(path, canonical, info)
+            for info in header.tensors.values()
+            if (canonical := from_gguf(info.name)) is not None
+        }
+        config = config_from_gguf(path, header, rope_divisors=ROPE_DIVISORS in found)
+        for tensor in found.values():
+            tensor.check_decodable()
+        if ROPE_DIVISORS in found and not _divides(found[ROPE_DIVISORS]):
+            del found[ROPE_DIVISORS]
+            config = replace(config, rope_scaling=None)
+        expected = expected_shapes(config)
+        check_tensors(path, {name: t.shape for name, t in found.items()}, expected)
+        if config.model_type == "llama":
+            _unpermute(found, config)
+        self.config: ModelConfig = config
+        self.tensors: Mapping[str, GgufTensor] = {name: found[name] for name in expected}
+
+    @cached_property
+    def tokenizer(self) -> tuple[TokenizerConfig, bytes]:
+        """Tokenizer record and blob, built from the vocabulary in the metadata.
+
+        Raises
+        ------
+        TokenizerError
+            When there is none, or one that qllama cannot rebuild.
+        """
+        try:
+            return tokenizer_from_gguf(self._metadata)
+        except TokenizerError as e:
+            raise TokenizerError(f"{self.path}: {e}") from None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the file says of itself, `general.*` of the metadata without its long lists."""
+        general = {
+            key: value
+            for key, value in self._metadata.items()
+            if key.startswith("general.") and isinstance(value, (str, int))
+        }
+        return {"format": "gguf", "metadata": general}
+
+
+class GgufTensor:
+    """One tensor of a GGUF file; see `base.SourceTensor`.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    name : str
+        Canonical.
+    info : GgufTensorInfo
+        Its entry in the file's table.
+    """
+
+    def __init__(self, path: Path, name: str, info: GgufTensorInfo) -> None:
+        self.name = name
+        self.where = f"{path}: tensor {info.name!r}"
+        self.shape = info.shape
+        self.source_type = info.type.name
+        self.n_bytes = info.n_bytes
+        self.block_type = _SAME_BLOCKS.get(info.type) if len(info.shape) == 2 else None
+        self.row_order: npt.NDArray[np.intp] | None = None
+        self._path = path
+        self._info = info
+
+    def check_decodable(self) -> None:
+        """Try the type on one block of zeros, so that it is not found out halfway.
+
+        Raises
+        ------
+        UnsupportedModelError
+            When the `gguf` library cannot dequantize it; names tensor and type.
+        """
+        try:
+            dequantize(np.zeros(GGML_QUANT_SIZES[self._info.type][1], np.uint8), self._info.type)
+        except NotImplementedError:
+            raise UnsupportedModelError(
+                f"{self.where} is of type {self.source_type}, which the gguf library cannot "
+                "dequantize"
+            ) from None
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Decode rows start..stop-1; see `base.SourceTensor.read`."""
+        # Damaged scales decode to infinities; whoever takes the values checks for those.
+        with np.errstate(all="ignore"):
+            if len(self.shape) == 1:
+                values = dequantize(self._bytes(0, self.n_bytes), self._info.type)
+                values = values if self.row_order is None else values[self.row_order]
+                values = values[start:stop]
+            else:
+                values = dequantize(self.read_blocks(start, stop), self._info.type)
+        return np.ascontiguousarray(values, np.float32)
+
+    def read_blocks(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Read rows undecoded; see `base.SourceTensor.read_blocks`."""
+        row_bytes = self.n_bytes // self.shape[0]
+        wanted = np.arange(start, stop) if self.row_order is None else self.row_order[start:stop]
+        # Permuted rows stay within their head, so the rows between are few.
+        first, last = int(wanted.min()), int(wanted.max())
+        raw = self._bytes(first * row_bytes, (last + 1 - first) * row_bytes)
+        rows = raw.reshape(-1, row_bytes)
+        return rows if self.row_order is None else rows[wanted - first]
+
+    def _bytes(self, start: int, n_bytes: int) -> npt.NDArray[np.uint8]:
+        """Read some of the tensor's bytes.
+
+        Not mapped: a file that shrinks meanwhile is then an error rather than a
+        SIGBUS, and the process holds no more of it than it works on.
+        """
+        try:
+            raw = np.fromfile(self._path, np.uint8, count=n_bytes, offset=self._info.offset + start)
+        except OSError as e:
+            raise ConversionError(f"{self.where}: cannot be read: {e.strerror or e}") from e
+        if raw.size != n_bytes:
+            raise ConversionError(f"{self.where}: the file became shorter while it was read")
+        return raw
+
+
+def _divides(divisors: GgufTensor) -> bool:
+    """Whether any rotary frequency is changed; Llama 3.0 files carry ones."""
+    values = divisors.read(0, divisors.shape[0])
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise ConversionError(f"{divisors.where}: expected positive numbers")
+    return bool((values != 1.0).any())
+
+
+def _unpermute(tensors: Mapping[str, GgufTensor], config: ModelConfig) -> None:
+    """Give q and k the row order of Hugging Face's checkpoints.
+
+    GGUF's `llama` has a head's rows interleaved for the rotary embedding: row
+    2 i + j of a head is Hugging Face's row j head_dim / 2 + i, j in {0, 1}.
+    """
+    for name, tensor in tensors.items():
+        if ".self_attn.q_proj." in name or ".self_attn.k_proj." in name:
+            rows = np.arange(tensor.shape[0])
+            heads = rows.reshape(-1, config.head_dim // 2, 2)
+            tensor.row_order = heads.swapaxes(1, 2).reshape(-1)
