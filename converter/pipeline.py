@@ -1,0 +1,203 @@
+"""Conversion of a checkpoint into a `.qlm` file, one row slab at a time.
+
+Owns the order of work: open and check the source, hash it, then read, quantize
+and write slab after slab, so that memory stays near a slab a thread however big
+the model is. Knows no checkpoint format, block layout or file layout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable
+from contextlib import closing
+from importlib import metadata
+from pathlib import Path
+
+from converter.recipe import preset
+from converter.report import ConversionReport, TensorReport
+from converter.slabs import carried_type, encoded, slabs_of
+from converter.sources.base import CheckpointSource
+from converter.sources.gguf import GgufSource
+from qllama.config import TokenizerConfig
+from qllama.errors import ConversionError
+from qllama.format.spec import TensorSpec, tensor_n_bytes
+from qllama.format.writer import QlmWriter
+from qllama.kernels.cores import default_n_threads
+
+__all__ = ["OnProgress", "convert", "default_out_path", "file_sha256", "model_name"]
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with the stage ("converting model.gguf"), the bytes done and the bytes in all."""
+
+_HASH_CHUNK = 1 << 22
+
+# What GGUF names end with: `.Q4_K_M`, `-IQ3_XXS`, `.BF16`, `-fp16`.
+_WEIGHT_TYPE_SUFFIX = re.compile(r"[.-](i?q[1-8](_[0-9a-z]+)*|(bf|f|fp)16|fp?32)$", re.IGNORECASE)
+
+
+def convert(
+    source_path: str | os.PathLike[str],
+    out_path: str | os.PathLike[str] | None = None,
+    type: str = "q4",
+    *,
+    on_progress: OnProgress | None = None,
+    n_threads: int | None = None,
+    sha256: str | None = None,
+    origin: str | None = None,
+) -> ConversionReport:
+    """Convert a checkpoint into a `.qlm` file.
+
+    Parameters
+    ----------
+    source_path : path
+        A GGUF file.
+    out_path : path or None
+        Target; replaced only once the new file is complete. None is
+        `default_out_path`.
+    type : str
+        A preset of `converter.recipe`.
+    on_progress : callable or None
+        An exception that it raises stops the conversion and leaves no file.
+    n_threads : int or None
+        None is every physical core this process may use.
+    sha256 : str or None
+        Of the source, where the caller has just computed it; else it is computed.
+    origin : str or None
+        Where the source came from (a package, a repository), kept as provenance.
+
+    Raises
+    ------
+    ConversionError
+        When the source is damaged, or the target cannot be written.
+    UnsupportedModelError
+        When the model needs what qllama does not compute.
+    TokenizerError
+        When the source's tokenizer cannot be rebuilt.
+    """
+    started = time.perf_counter()
+    recipe = preset(type)
+    path = Path(source_path)
+    out = default_out_path(path, type) if out_path is None else Path(out_path)
+    report = on_progress or _silent
+    source = open_source(path)
+    if out.exists() and out.samefile(path):
+        raise ConversionError(f"{out}: the target is the source itself; choose another name")
+    tokenizer, blob = source.tokenizer
+    _check_token_ids(path, tokenizer, source.config.vocab_size)
+    specs = [TensorSpec(n, recipe.type_of(n, t.shape), t.shape) for n, t in source.tensors.items()]
+    provenance = {
+        "source": path.name,
+        "n_bytes": path.stat().st_size,
+        "sha256": sha256 or file_sha256(path, on_progress=report),
+        "origin": origin,
+        "qllama": _qllama_version(),
+        **source.provenance,
+    }
+    with QlmWriter(
+        out, source.config, tokenizer, blob, specs, recipe.to_dict(), provenance
+    ) as writer:
+        total = sum(t.n_bytes for t in source.tensors.values())
+        done = 0
+        slabs = (slab for s in specs for slab in slabs_of(source.tensors[s.name], s))
+        with closing(encoded(slabs, n_threads or default_n_threads())) as stream:
+            for slab, data in stream:
+                writer.write(slab.spec.name, data)
+                done += slab.n_source_bytes
+                report(f"converting {path.name}", done, total)
+    return ConversionReport(
+        source=path,
+        out=out,
+        recipe=recipe.name,
+        tensors=tuple(_tensor_report(source, spec) for spec in specs),
+        n_bytes=writer.file_size,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def open_source(path: Path) -> CheckpointSource:
+    """Open a checkpoint of whatever format it is; today that is GGUF alone.
+
+    Raises
+    ------
+    ConversionError, UnsupportedModelError
+        As `GgufSource`; also when `path` is a directory.
+    """
+    if path.is_dir():
+        raise ConversionError(f"{path}: expected a .gguf file, found a directory")
+    return GgufSource(path)
+
+
+def model_name(source: Path) -> str:
+    """Name of a checkpoint file without its suffix and weight type."""
+    stem = source.name[: -len(".gguf")] if source.name.lower().endswith(".gguf") else source.name
+    return _WEIGHT_TYPE_SUFFIX.sub("", stem) or stem
+
+
+def default_out_path(source: Path, type: str) -> Path:
+    """Name a conversion in the current directory: `NAME-TYPE.qlm`.
+
+    NAME is that of `source` without the weight type that GGUF names end with, so
+    `Llama-3.2-1B.Q4_K_M.gguf` becomes `Llama-3.2-1B-q4.qlm`.
+    """
+    return Path(f"{model_name(source)}-{preset(type).name}.qlm")
+
+
+def file_sha256(path: Path, *, on_progress: OnProgress | None = None) -> str:
+    """Hash a file.
+
+    Returns
+    -------
+    str
+        Lower-case hex SHA-256.
+    """
+    report = on_progress or _silent
+    digest = hashlib.sha256()
+    size = path.stat().st_size
+    done = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            report(f"checking {path.name}", done, size)
+    return digest.hexdigest()
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Stand in for a caller that wants no progress."""
+
+
+def _qllama_version() -> str:
+    try:
+        return metadata.version("qllama")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _check_token_ids(path: Path, tokenizer: TokenizerConfig, vocab_size: int) -> None:
+    """Refuse special tokens that the embedding has no row for."""
+    named = {
+        "bos": tokenizer.bos_token_id,
+        "unk": tokenizer.unk_token_id,
+        "pad": tokenizer.pad_token_id,
+        **{f"eos {i}": i for i in tokenizer.eos_token_ids},
+    }
+    for name, token_id in named.items():
+        if token_id is not None and not 0 <= token_id < vocab_size:
+            raise ConversionError(
+                f"{path}: {name} token: expected an id in 0..{vocab_size - 1}, found {token_id}"
+            )
+
+
+def _tensor_report(source: CheckpointSource, spec: TensorSpec) -> TensorReport:
+    tensor = source.tensors[spec.name]
+    return TensorReport(
+        name=spec.name,
+        shape=spec.shape,
+        source_type=tensor.source_type,
+        type=spec.type,
+        n_bytes=tensor_n_bytes(spec),
+        carried=carried_type(tensor, spec) is not None,
+    )

@@ -1,0 +1,109 @@
+"""Row slabs: cutting tensors in pieces and turning pieces into stored bytes.
+
+Owns what happens between a source tensor and the writer, on several threads but
+in order, with a bounded number of slabs in memory. Knows no file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from converter.sources.base import BlockType, SourceTensor
+from qllama.errors import ConversionError
+from qllama.format.spec import TensorSpec
+from qllama.kernels.quantize import quantize
+from qllama.quant import TILE_ROWS, codec
+
+__all__ = ["Slab", "carried_type", "encoded", "slabs_of"]
+
+# 8 MiB as float32: enough that Python's share of the time is nothing.
+_SLAB_VALUES = 1 << 21
+
+
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """Rows start..stop-1 of a tensor, a whole number of tiles unless they are its last."""
+
+    tensor: SourceTensor
+    spec: TensorSpec
+    start: int
+    stop: int
+
+    @property
+    def n_source_bytes(self) -> int:
+        """Bytes of these rows in the checkpoint."""
+        return self.tensor.n_bytes * (self.stop - self.start) // self.tensor.shape[0]
+
+    def encode(self) -> npt.NDArray[np.uint8]:
+        """Read the rows and return them as they are stored.
+
+        Returns
+        -------
+        uint8, (bytes,)
+            The concatenation over a tensor's slabs is the tensor's storage.
+
+        Raises
+        ------
+        ConversionError
+            When the rows hold what their type cannot; names the tensor.
+        """
+        try:
+            carried = carried_type(self.tensor, self.spec)
+            if carried is not None:
+                scaled = codec(carried)
+                blocks = self.tensor.read_blocks(self.start, self.stop)
+                return scaled.pack(*scaled.from_ggml_blocks(blocks))
+            values = self.tensor.read(self.start, self.stop)
+            if values.ndim == 2:
+                return quantize(self.spec.type, values, 1)
+            if not np.isfinite(values).all():
+                raise ConversionError("expected finite numbers, found a NaN or an infinity")
+            return values.astype("<f4").view(np.uint8)
+        except ConversionError as e:
+            raise ConversionError(f"{self.tensor.where}, rows from {self.start}: {e}") from None
+
+
+def carried_type(tensor: SourceTensor, spec: TensorSpec) -> BlockType | None:
+    """Type of the blocks that are taken over as they are; None where rows are decoded."""
+    return tensor.block_type if tensor.block_type == spec.type else None
+
+
+def slabs_of(tensor: SourceTensor, spec: TensorSpec) -> Iterator[Slab]:
+    """Cut a tensor; a vector is one slab."""
+    rows = tensor.shape[0]
+    step = rows
+    if len(tensor.shape) == 2:
+        tiles = max(1, _SLAB_VALUES // math.prod((TILE_ROWS, tensor.shape[1])))
+        step = tiles * TILE_ROWS
+    for start in range(0, rows, step):
+        yield Slab(tensor, spec, start, min(start + step, rows))
+
+
+def encoded(
+    slabs: Iterable[Slab], n_threads: int
+) -> Generator[tuple[Slab, npt.NDArray[np.uint8]], None, None]:
+    """Encode slabs on `n_threads` threads; yield each with its bytes, in order.
+
+    Closing the iterator early drops the slabs that no thread has begun.
+    """
+    pending: deque[tuple[Slab, Future[npt.NDArray[np.uint8]]]] = deque()
+    with ThreadPoolExecutor(n_threads) as pool:
+        try:
+            for slab in slabs:
+                # One more than threads, so that none waits for the writer.
+                if len(pending) > n_threads:
+                    first, future = pending.popleft()
+                    yield first, future.result()
+                pending.append((slab, pool.submit(slab.encode)))
+            while pending:
+                first, future = pending.popleft()
+                yield first, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
