@@ -1,0 +1,81 @@
+"""Bytes of tiny matrices, worked out by hand from docs/format.md: the storage order is pinned."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qllama.quant import codec
+
+ONE_F16 = [0x00, 0x3C]
+
+
+def floats(bytes_of_row_0, bytes_of_row_2, item_size):
+    """(3, 2) -> one tile of 32 k x 16 rows, all zero but rows 0 and 2 of k = 0, 1."""
+    tile = np.zeros((32, 16, item_size), np.uint8)
+    for k in (0, 1):
+        tile[k, 0], tile[k, 2] = bytes_of_row_0[k], bytes_of_row_2[k]
+    return tile.reshape(-1)
+
+
+FLOAT_WEIGHTS = np.array([[1.0, -2.0], [0.0, 0.0], [0.5, 3.0]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "row_0", "row_2"),
+    [
+        ("f32", ([0, 0, 0x80, 0x3F], [0, 0, 0, 0xC0]), ([0, 0, 0, 0x3F], [0, 0, 0x40, 0x40])),
+        ("f16", (ONE_F16, [0, 0xC0]), ([0, 0x38], [0, 0x42])),
+        ("bf16", ([0x80, 0x3F], [0, 0xC0]), ([0, 0x3F], [0x40, 0x40])),
+    ],
+)
+def test_golden_float_values_lie_row_beside_row(name, row_0, row_2):
+    expected = floats(row_0, row_2, len(row_0[0]))
+    np.testing.assert_array_equal(codec(name).quantize(FLOAT_WEIGHTS), expected)
+
+
+def test_golden_q8_0_groups_of_four_lie_row_beside_row():
+    # Row 0 counts 0..30 and ends in 127, so its scale is 1; row 1 is its negative.
+    row = np.array([*range(31), 127], np.float32)
+    tile = np.full(544, 128, np.uint8)
+    for k, value in enumerate(row.astype(int)):
+        group, j = divmod(k, 4)
+        tile[64 * group + j] = 128 + value
+        tile[64 * group + 4 + j] = 128 - value
+    tile[512:] = [*ONE_F16, *ONE_F16, *[0] * 28]
+    assert tile[:8].tolist() == [128, 129, 130, 131, 128, 127, 126, 125]
+    np.testing.assert_array_equal(codec("q8_0").quantize(np.stack([row, -row])), tile)
+
+
+def test_golden_q4_0_high_nibbles_hold_the_second_half():
+    # -8 is the largest magnitude, so the scale is 1; codes 0..15, then 15..0.
+    row = np.array([*range(-8, 8), *range(7, -9, -1)], np.float32)
+    tile = np.full(288, 0x88, np.uint8)
+    for g in range(4):
+        for j in range(4):
+            code = 4 * g + j
+            tile[64 * g + j] = code | (15 - code) << 4
+    # Zero blocks have scale -0, as ggml's.
+    tile[256:] = [*ONE_F16, *[0x00, 0x80] * 15]
+    assert tile[:4].tolist() == [0xF0, 0xE1, 0xD2, 0xC3]
+    np.testing.assert_array_equal(codec("q4_0").quantize(row[None]), tile)
+
+
+def test_golden_q4_block_codes_precede_the_row_factors():
+    # Two blocks of row 1: scale 255/256 and minimum 255/32, then scale 1/2 and minimum 1.
+    # So d = 1/256, m = 1/32 and every code is exact.
+    codes = np.array([*range(16), *range(15, -1, -1)])
+    row = np.concatenate([codes * 255 / 256 - 255 / 32, codes / 2 - 1])
+    tile = np.zeros(2 * 288 + 128, np.uint8)
+    for block, (sc, mc) in enumerate([(255, 255), (128, 32)]):
+        for g in range(4):
+            for j in range(4):
+                code = 4 * g + j
+                tile[288 * block + 64 * g + 4 + j] = code | (15 - code) << 4
+        tile[288 * block + 256 + 1] = sc
+        tile[288 * block + 272 + 1] = mc
+    tile[576 + 4 : 576 + 8] = [0, 0, 0x80, 0x3B]  # 1/256
+    tile[640 + 4 : 640 + 8] = [0, 0, 0x00, 0x3D]  # 1/32
+    w = np.stack([np.zeros(64), row]).astype(np.float32)
+    np.testing.assert_array_equal(codec("q4").quantize(w), tile)
+    np.testing.assert_array_equal(codec("q4").dequantize(tile, 2, 64), w)

@@ -1,0 +1,166 @@
+"""q8_0 and q4_0 against ggml's own definition, as the gguf library has it."""
+
+from __future__ import annotations
+
+import gguf
+import hypothesis.extra.numpy as st_np
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from qllama.errors import BadTensorError, ConversionError
+from qllama.quant import codec
+
+TYPES = ["q8_0", "q4_0"]
+GGML = {"q8_0": gguf.GGMLQuantizationType.Q8_0, "q4_0": gguf.GGMLQuantizationType.Q4_0}
+
+
+def codes_and_scales(name, w):
+    found = codec(name)
+    return found.unpack(found.quantize(w), *w.shape)
+
+
+def assert_same_as_ggml(name, w):
+    raw = gguf.quants.quantize(w, GGML[name])
+    codes, scales = codec(name).from_ggml_blocks(raw)
+    ours = codes_and_scales(name, w)
+    np.testing.assert_array_equal(ours[0], codes)
+    np.testing.assert_array_equal(ours[1].view(np.uint16), scales.view(np.uint16))
+    decoded = codec(name).dequantize(codec(name).quantize(w), *w.shape)
+    np.testing.assert_array_equal(decoded, gguf.quants.dequantize(raw, GGML[name]))
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("spread", [1e-4, 0.02, 100.0])
+def test_scaled_codec_trained_like_weights_equal_ggml(name, spread, rng):
+    w = (rng.standard_t(4, (64, 320)) * spread).astype(np.float32)
+    w[:, ::7] = 0
+    assert_same_as_ggml(name, w)
+
+
+@pytest.mark.parametrize("name", TYPES)
+@settings(deadline=None)
+@given(w=st_np.arrays(np.float32, (2, 64), elements=st.floats(-1e5, 1e5, width=32)))
+def test_scaled_codec_any_weights_equal_ggml(name, w):
+    # ggml divides by zero where 1 / d overflows: not defined there, so not compared.
+    peak = np.abs(w.reshape(-1, 32)).max(axis=1)
+    w[np.repeat((peak < 2**-116).reshape(2, 2), 32, axis=1)] = 0
+    assert_same_as_ggml(name, w)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_scaled_codec_halfway_codes_equal_ggml(name):
+    # With scale 1 these are exact halves and their neighbours on either side.
+    halves = np.arange(-6.5, 7, 1, dtype=np.float32)
+    largest = {"q8_0": 127.0, "q4_0": -8.0}[name]
+    for w in (halves, np.nextafter(halves, np.float32(99)), np.nextafter(halves, np.float32(-99))):
+        assert_same_as_ggml(name, np.r_[w, np.zeros(17), largest].astype(np.float32)[None])
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_scaled_codec_subnormal_scale_gives_zero(name):
+    w = np.full((1, 32), 1e-40, np.float32)
+    codes, scales = codes_and_scales(name, w)
+    assert np.unique(codes) == codec(name).zero_code
+    assert np.abs(scales).max() == 0
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scaled_codec_single_outlier_keeps_its_value(name, sign):
+    w = np.zeros((1, 32), np.float32)
+    w[0, 9] = sign * 3.0
+    w[0, 10] = 0.001
+    back = codec(name).dequantize(codec(name).quantize(w), 1, 32)
+    assert back[0, 9] == pytest.approx(w[0, 9], rel=2**-11)
+    assert np.count_nonzero(back) == 1
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_scaled_codec_constant_block_keeps_its_value(name):
+    w = np.full((1, 32), -0.37, np.float32)
+    back = codec(name).dequantize(codec(name).quantize(w), 1, 32)
+    np.testing.assert_allclose(back, w, rtol=2**-11)
+
+
+# Half a step, or a whole one where q4_0 clips its sixteenth step; then the scale's own
+# rounding, 2**-11 relative or half of float16's least subnormal, times the code.
+@pytest.mark.parametrize(("name", "steps", "largest_code"), [("q8_0", 0.5, 127), ("q4_0", 1, 8)])
+@settings(deadline=None)
+@given(w=st_np.arrays(np.float32, (2, 32), elements=st.floats(-1000, 1000, width=32)))
+def test_scaled_codec_error_is_within_the_step(name, steps, largest_code, w):
+    step = np.abs(w).max(axis=1, keepdims=True) / largest_code
+    back = codec(name).dequantize(codec(name).quantize(w), 2, 32)
+    bound = step * (steps + largest_code * 2**-11 + 1e-5) + largest_code * 2**-25
+    assert (np.abs(back - w) <= bound).all()
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("shape", [(1, 32), (17, 96), (16, 40)])
+def test_scaled_codec_pack_and_unpack_lose_nothing(name, shape, rng):
+    found = codec(name)
+    low, high = {"q8_0": (-128, 128), "q4_0": (0, 16)}[name]
+    codes = rng.integers(low, high, shape).astype(found.code_dtype)
+    scales = rng.standard_normal((shape[0], -(-shape[1] // 32))).astype(np.float16)
+    data = found.pack(codes, scales)
+    codes_back, scales_back = found.unpack(data, *shape)
+    np.testing.assert_array_equal(codes_back, codes)
+    np.testing.assert_array_equal(scales_back, scales)
+    data[0] ^= 1
+    assert not np.array_equal(found.unpack(data, *shape)[0], codes)
+
+
+def test_from_ggml_blocks_takes_low_nibbles_first():
+    raw = np.array([[0x00, 0x3C, *range(0x10, 0x20)]], np.uint8)
+    codes, scales = codec("q4_0").from_ggml_blocks(raw)
+    assert codes.tolist() == [[*range(16), *[1] * 16]]
+    assert scales.tolist() == [[1.0]]
+
+
+def test_from_ggml_blocks_splits_rows_into_blocks():
+    block = [0x00, 0x40, *range(0xF0, 0x100), *range(16)]
+    codes, scales = codec("q8_0").from_ggml_blocks(np.array([block * 2] * 3, np.uint8))
+    assert codes.shape == (3, 64)
+    assert codes[2, 32:].tolist() == [*range(-16, 16)]
+    assert scales.tolist() == [[2.0, 2.0]] * 3
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_from_ggml_blocks_part_of_a_block_is_refused(name):
+    with pytest.raises(ConversionError, match=f"ggml {name} rows: expected uint8"):
+        codec(name).from_ggml_blocks(np.zeros((2, 50), np.uint8))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_pack_scale_that_is_no_number_is_refused(bad):
+    scales = np.array([[1.0, bad]], np.float16)
+    with pytest.raises(ConversionError, match="the checkpoint is damaged"):
+        codec("q8_0").pack(np.zeros((1, 64), np.int8), scales)
+
+
+def test_pack_code_out_of_range_is_refused():
+    with pytest.raises(ConversionError, match=r"expected 0..15, found 16"):
+        codec("q4_0").pack(np.full((1, 32), 16, np.uint8), np.ones((1, 1), np.float16))
+
+
+@pytest.mark.parametrize(
+    ("codes", "scales"),
+    [
+        (np.zeros((1, 64), np.int8), np.ones((1, 1), np.float16)),
+        (np.zeros((1, 64), np.uint8), np.ones((1, 2), np.float16)),
+    ],
+)
+def test_pack_shapes_or_types_that_do_not_fit_are_refused(codes, scales):
+    with pytest.raises(ConversionError, match="q8_0 codes and scales: expected int8"):
+        codec("q8_0").pack(codes, scales)
+
+
+def test_pack_float32_scales_are_refused():
+    with pytest.raises(ConversionError, match="or float32"):
+        codec("q8_0").pack(np.zeros((1, 32), np.int8), np.ones((1, 1), np.float32))
+
+
+def test_unpack_of_another_size_is_refused():
+    with pytest.raises(BadTensorError, match="expected 544 bytes"):
+        codec("q8_0").unpack(np.zeros(543, np.uint8), 1, 32)
