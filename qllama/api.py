@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -55,13 +54,15 @@ class Llama:
     verbose : bool
         Say on stderr what was loaded and how long it took.
     on_compile : callable, optional
-        Given a stage, steps done and steps in all while kernels are compiled, which
-        happens once a machine. By default one line on stderr says so.
+        Given a stage, stages done and stages in all while kernels are compiled (once
+        on a machine) or loaded. By default one line on stderr tells of compiling.
 
     Raises
     ------
-    FileNotFoundError
+    ModelNotFoundError
         When there is no such file.
+    ContextLengthError
+        When the model cannot have a window of `n_ctx` tokens.
     QlmFormatError
         When the file is no valid `.qlm` file.
     UnsupportedModelError
@@ -119,12 +120,7 @@ class Llama:
     def __enter__(self) -> Llama:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -260,8 +256,8 @@ class Llama:
         stop_token_ids : iterable of int
             Tokens that end the answer, beside the model's own end tokens.
         on_progress : callable
-            Given prompt tokens done and to do while the prompt is evaluated. It
-            must not call this model.
+            Given prompt tokens done and to do after each `n_batch` of them. It must
+            not call this model.
 
         Returns
         -------
@@ -364,15 +360,23 @@ class Llama:
 
 
 class _CompileNotice:
-    """Says once, on stderr, that kernels are being compiled."""
+    """Says on stderr that kernels are being compiled, once it has taken a while.
+
+    Loading them from the cache reports the same stages, but is over at once.
+    """
+
+    PATIENCE_SECONDS = 1.0
 
     def __init__(self) -> None:
+        self._started = time.monotonic()
         self._said = False
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if not self._said:
-            _notice(f"{stage} (once on this machine; `qllama warmup` does it ahead)")
+        if self._said or done == total:
+            return
+        if time.monotonic() - self._started > self.PATIENCE_SECONDS:
             self._said = True
+            _notice("compiling kernels for this CPU, once; `qllama warmup` does it ahead")
 
 
 def _notice(text: str) -> None:

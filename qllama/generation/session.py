@@ -48,12 +48,13 @@ class Evaluator(Protocol):
         all_logits : bool
             Whether every token's logits are wanted, or the last one's only.
         on_progress : callable, optional
-            Given tokens done and tokens in all, each time some more are in the KV
-            cache; an exception it raises ends the evaluation there.
+            Given tokens done and tokens in all between batches, when those done are in
+            the KV cache for good; an exception it raises ends the evaluation there.
 
         Returns
         -------
         float32, (n_tokens, vocab_size) or (1, vocab_size)
+            An array of the caller's own.
         """
 
 
@@ -63,7 +64,7 @@ class Evaluated(NamedTuple):
     Parameters
     ----------
     logits : float32, (n_rows, vocab_size)
-        Valid until the next evaluation.
+        Of the last token, or of all.
     n_reused : int
         Leading tokens that were held already.
     """
@@ -133,8 +134,8 @@ class Session:
         all_logits : bool
             Return logits of every token, which evaluates all of them again.
         on_progress : callable, optional
-            Given new tokens done and new tokens in all; an exception it raises ends
-            the evaluation and leaves the session consistent.
+            Given new tokens done and new tokens in all between the engine's batches;
+            an exception it raises ends the evaluation and leaves the session consistent.
 
         Returns
         -------
