@@ -19,11 +19,16 @@ from typing import Any
 
 import llvmlite
 import numba
-from numba.core import config as numba_config
+import numba.core.config
+import numba.extending
 
 from qllama.paths import cache_dir
 
-__all__ = ["cfunc", "kernel_cache_dir", "njit"]
+__all__ = ["cfunc", "intrinsic", "kernel_cache_dir", "njit", "numba_config"]
+
+# numba is typed in parts only; what the kernels use of it passes through here untyped.
+numba_config: Any = numba.core.config
+intrinsic: Any = numba.extending.intrinsic
 
 _SOURCE_DIRS = (Path(__file__).parent, Path(__file__).parents[1] / "model")
 

@@ -19,11 +19,10 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import types
-from numba.extending import intrinsic
 
 from qllama.kernels import simd
 from qllama.kernels import vector as v
-from qllama.kernels._jit import njit
+from qllama.kernels._jit import intrinsic, njit
 from qllama.kernels.isa import Isa, current_isa
 from qllama.kernels.linear import Q8_BYTES
 from qllama.kernels.simd import F32, I8, I32, I64
@@ -47,7 +46,7 @@ _WIDTHS = current_isa().widths
 
 
 @njit
-def group_of(token, n_tokens):  # type: ignore[no-untyped-def]
+def group_of(token, n_tokens):
     """(first token, width) of the group that holds `token`, as in `token_groups`."""
     first = 0
     for width in _WIDTHS:
@@ -59,14 +58,14 @@ def group_of(token, n_tokens):  # type: ignore[no-untyped-def]
 
 
 @njit
-def pack_f32(x, n_blocks, packed, width, lane):  # type: ignore[no-untyped-def]
+def pack_f32(x, n_blocks, packed, width, lane):
     """Pack one token's float32 row at address `x` as token `lane` of its group at `packed`."""
     for k in range(n_blocks * BLOCK):
         v.store_scalar(packed + 4 * (k * width + lane), v.load_scalar(x + 4 * k))
 
 
 @njit
-def pack_q8(x, n_blocks, packed, width, lane):  # type: ignore[no-untyped-def]
+def pack_q8(x, n_blocks, packed, width, lane):
     """Quantize and pack one token's float32 row at address `x`.
 
     A NaN or infinity makes its block's scale NaN, and so every result that uses it.
@@ -75,7 +74,7 @@ def pack_q8(x, n_blocks, packed, width, lane):  # type: ignore[no-untyped-def]
         _pack_block(x + 4 * BLOCK * block, packed + Q8_BYTES * width * block, width, lane)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _pack_block(
     _context: Any, x: Any, packed: Any, width: Any, lane: Any
 ) -> tuple[Any, Callable[..., Any]]:

@@ -41,13 +41,13 @@ _TILE_COLUMN = _HALF * TILE_ROWS
 
 
 @njit
-def partial_bytes(head_size):  # type: ignore[no-untyped-def]
+def partial_bytes(head_size):
     """Bytes of a partial: float32 output (head_size,), then maximum and sum of weights."""
     return _FLOAT * (head_size + TILE_ROWS)
 
 
 @njit
-def append_key(keys, position, key, head_dim, head_size):  # type: ignore[no-untyped-def]
+def append_key(keys, position, key, head_dim, head_size):
     """Store one head's float32 key (address `key`) at `position` of the head at `keys`.
 
     `head_size` is head_dim padded to a multiple of 32.
@@ -59,7 +59,7 @@ def append_key(keys, position, key, head_dim, head_size):  # type: ignore[no-unt
 
 
 @njit
-def append_value(values, position, value, head_dim, capacity):  # type: ignore[no-untyped-def]
+def append_value(values, position, value, head_dim, capacity):
     """Store one head's float32 value (address `value`) at `position` of the head at `values`.
 
     `capacity` is the number of positions the cache has room for.
@@ -71,7 +71,7 @@ def append_value(values, position, value, head_dim, capacity):  # type: ignore[n
 
 
 @njit
-def attend_chunk(  # type: ignore[no-untyped-def]
+def attend_chunk(
     kernel,
     queries,
     n_queries,
@@ -118,9 +118,7 @@ def attend_chunk(  # type: ignore[no-untyped-def]
     for tile in range((end - start + TILE_ROWS - 1) // TILE_ROWS):
         address = keys + (start // TILE_ROWS + tile) * tile_bytes
         out = scores + _FLOAT * TILE_ROWS * tile
-        call_linear(
-            kernel, (address, queries, out, head_size // BLOCK, n_queries, stride, 0)
-        )
+        call_linear(kernel, (address, queries, out, head_size // BLOCK, n_queries, stride, 0))
     n_blocks = (end - start + BLOCK - 1) // BLOCK
     size = partial_bytes(head_size)
     for query in range(n_queries):
@@ -140,7 +138,7 @@ def attend_chunk(  # type: ignore[no-untyped-def]
 
 
 @njit
-def _softmax(scores, n, first, stop, scale, summary):  # type: ignore[no-untyped-def]
+def _softmax(scores, n, first, stop, scale, summary):
     """Turn scores into exp(score - maximum), 0 outside first .. stop - 1.
 
     Writes the maximum and the sum of the weights to address `summary`; a chunk
@@ -166,13 +164,13 @@ def _softmax(scores, n, first, stop, scale, summary):  # type: ignore[no-untyped
 
 
 @njit
-def reset_partial(partial, head_size):  # type: ignore[no-untyped-def]
+def reset_partial(partial, head_size):
     """Make the partial at this address that of no positions."""
     v.store_scalar(partial + _FLOAT * (head_size + 1), np.float32(0.0))
 
 
 @njit
-def merge_partial(merged, partial, head_size):  # type: ignore[no-untyped-def]
+def merge_partial(merged, partial, head_size):
     """Merge the partial of the next positions into that of all before, by address."""
     summary, other = merged + _FLOAT * head_size, partial + _FLOAT * head_size
     total = v.load_scalar(summary + _FLOAT)
@@ -195,7 +193,7 @@ def merge_partial(merged, partial, head_size):  # type: ignore[no-untyped-def]
 
 
 @njit
-def write_output(partial, out, head_dim, head_size):  # type: ignore[no-untyped-def]
+def write_output(partial, out, head_dim, head_size):
     """Write the attention output of a merged partial: float32, (head_dim,), to `out`."""
     factor = np.float32(1.0) / v.load_scalar(partial + _FLOAT * (head_size + 1))
     for i in range(head_dim):

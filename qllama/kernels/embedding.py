@@ -21,7 +21,7 @@ _F32, _F16, _BF16, _Q8_0, _Q4_0, _Q4 = (
 
 
 @njit
-def embed_row(kernel_index, tile, row, n_blocks, out):  # type: ignore[no-untyped-def]
+def embed_row(kernel_index, tile, row, n_blocks, out):
     """Write row `row` (0..15) of the tile at address `tile` to float32 `out`.
 
     `kernel_index` is the weight type's place in `linear.WEIGHT_KERNELS`.
@@ -35,7 +35,7 @@ def embed_row(kernel_index, tile, row, n_blocks, out):  # type: ignore[no-untype
 
 
 @njit
-def _float_row(kernel_index, tile, row, n_blocks, out):  # type: ignore[no-untyped-def]
+def _float_row(kernel_index, tile, row, n_blocks, out):
     for k in range(n_blocks * BLOCK):
         element = k * TILE_ROWS + row
         if kernel_index == _F32:
@@ -48,7 +48,7 @@ def _float_row(kernel_index, tile, row, n_blocks, out):  # type: ignore[no-untyp
 
 
 @njit
-def _q8_0_row(tile, row, n_blocks, out):  # type: ignore[no-untyped-def]
+def _q8_0_row(tile, row, n_blocks, out):
     for block in range(n_blocks):
         codes = tile + 544 * block
         scale = v.load_f16_scalar(codes + 512 + 2 * row)
@@ -58,7 +58,7 @@ def _q8_0_row(tile, row, n_blocks, out):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _int4_row(has_minimum, tile, row, n_blocks, out):  # type: ignore[no-untyped-def]
+def _int4_row(has_minimum, tile, row, n_blocks, out):
     factors = tile + 288 * n_blocks + 4 * row
     for block in range(n_blocks):
         codes = tile + 288 * block

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from llvmlite import binding as llvm
-from numba.core import config as numba_config
 
 from qllama.errors import KernelError
+from qllama.kernels._jit import numba_config
 
 __all__ = ["ISAS", "Isa", "current_isa"]
 

@@ -19,10 +19,9 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from qllama.kernels import simd
-from qllama.kernels._jit import cfunc
+from qllama.kernels._jit import cfunc, intrinsic
 from qllama.kernels.isa import ISAS, Isa, current_isa
 from qllama.kernels.simd import F32, I8, I16, I32, I64, Value
 from qllama.quant.types import BLOCK, QUANT_TYPES, TILE_ROWS
@@ -166,7 +165,7 @@ def _bytes_to_f32(tile: _Tile, pointer: Value) -> Value:
 
 def _generate_integer_tile(tile: _Tile) -> None:
     """sum over blocks of scale * activation scale * (codes . activation codes)."""
-    b, isa, kernel, width, lanes = tile.b, tile.isa, tile.kernel, tile.width, tile.isa.lanes
+    b, kernel, width, lanes = tile.b, tile.kernel, tile.width, tile.isa.lanes
     vf = simd.vector(F32, lanes)
     for rows in tile.passes:
         totals = tile.accumulators(vf, rows)
@@ -257,9 +256,7 @@ def _apply_row_factors(tile: _Tile, row: int, total: Value, minimum: Value) -> V
 
 def _prefetch(b: Any, pointer: Value) -> None:
     """Ask for the weights of a few blocks ahead: plain streaming leaves bandwidth unused."""
-    prefetch = simd.declare(
-        b, "llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32]
-    )
+    prefetch = simd.declare(b, "llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
     for line in range(0, 5 * 64, 64):
         ahead = simd.at(b, pointer, _PREFETCH_BYTES + line)
         b.call(prefetch, [ahead, I32(0), I32(3), I32(1)])
@@ -299,7 +296,7 @@ def _load_floats(tile: _Tile, pointer: Value) -> Value:
     return simd.f16_to_f32(b, tile.isa, bits)
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
+@intrinsic(prefer_literal=True)
 def _tile_row(
     _context: Any, kernel: Any, isa: Any, arguments: Any
 ) -> tuple[Any, Callable[..., Any]]:
@@ -312,9 +309,7 @@ def _tile_row(
         inner = cgutils.unpack_tuple(b, values[2])
         weights, activations, out, n_blocks, n_tokens, out_stride, accumulate = inner
         pointer = I8.as_pointer()
-        weights, activations, out = (
-            b.inttoptr(v, pointer) for v in (weights, activations, out)
-        )
+        weights, activations, out = (b.inttoptr(v, pointer) for v in (weights, activations, out))
         accumulate = b.icmp_signed("!=", accumulate, I64(0))
         if weight_kernel.activation == "q8":
             generate, token_bytes = _generate_integer_tile, b.mul(n_blocks, I64(Q8_BYTES))
@@ -362,7 +357,7 @@ def build_linear(name: str, isa: Isa) -> Any:
     kernel_index, isa_index = _INDEX[name], _ISA_NAMES.index(isa.name)
 
     @cfunc(_LINEAR_SIGNATURE)
-    def linear_tile(weights, activations, out, n_blocks, n_tokens, out_stride, accumulate):  # type: ignore[no-untyped-def]
+    def linear_tile(weights, activations, out, n_blocks, n_tokens, out_stride, accumulate):
         arguments = (weights, activations, out, n_blocks, n_tokens, out_stride, accumulate)
         _tile_row(kernel_index, isa_index, arguments)
 
@@ -375,7 +370,7 @@ def linear(name: str) -> Any:
     return build_linear(name, current_isa())
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def call_linear(_context: Any, address: Any, arguments: Any) -> tuple[Any, Callable[..., Any]]:
     """Call a kernel of `build_linear` by its address, with its tuple of arguments."""
     signature = types.void(types.int64, arguments)

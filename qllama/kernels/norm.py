@@ -11,7 +11,7 @@ __all__ = ["rms_norm"]
 
 
 @njit
-def rms_norm(x, weight, out, n, n_padded, eps):  # type: ignore[no-untyped-def]
+def rms_norm(x, weight, out, n, n_padded, eps):
     """Write `weight * x / sqrt(mean(x**2) + eps)` to address `out`.
 
     Parameters

@@ -42,7 +42,8 @@ def rms_norm(x: F32, weight: F32, eps: float) -> F32:
     Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", eq. 4.
     """
     mean = np.mean(x.astype(np.float64) ** 2, axis=-1, keepdims=True)
-    return (weight * (x / np.sqrt(mean + eps))).astype(np.float32)
+    result: F32 = (weight * (x / np.sqrt(mean + eps))).astype(np.float32)
+    return result
 
 
 def quantize_activations(x: F32) -> tuple[npt.NDArray[np.int8], F32]:
@@ -84,7 +85,8 @@ def linear(x: F32, weight: F32, bias: F32 | None = None) -> F32:
     float32, (n_tokens, rows)
     """
     y = x.astype(np.float64) @ weight.astype(np.float64).T
-    return (y if bias is None else y + bias).astype(np.float32)
+    result: F32 = (y if bias is None else y + bias).astype(np.float32)
+    return result
 
 
 def rope(x: F32, cos: F32, sin: F32) -> F32:

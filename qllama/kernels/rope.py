@@ -9,7 +9,7 @@ __all__ = ["rope"]
 
 
 @njit
-def rope(head, cos, sin, head_dim):  # type: ignore[no-untyped-def]
+def rope(head, cos, sin, head_dim):
     """Turn pair (i, i + head_dim / 2) of the float32 head at address `head` by angle i.
 
     `cos` and `sin` are addresses of float32, (head_dim / 2,).

@@ -11,7 +11,7 @@ __all__ = ["swiglu"]
 
 
 @njit
-def swiglu(gate, up, out):  # type: ignore[no-untyped-def]
+def swiglu(gate, up, out):
     """Write `silu(gate) * up` of 16 float32 each, by address; `out` may be either."""
     one = v.splat(np.float32(1.0))
     g = v.load(gate)

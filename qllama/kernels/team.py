@@ -18,17 +18,19 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from qllama.kernels import simd
-from qllama.kernels._jit import njit
+from qllama.kernels._jit import intrinsic, njit
 from qllama.kernels.isa import current_isa
 from qllama.kernels.simd import I8, I32, I64, Value
+
+#: A compiled function and its arguments; None ends the thread.
+_Job = tuple[Callable[..., Any], tuple[Any, ...]] | None
 
 __all__ = ["TEAM_STATE_SIZE", "ThreadTeam", "barrier", "claim"]
 
@@ -38,15 +40,13 @@ _ARRIVED, _GENERATION, _NEXT = 0, 128, 256
 TEAM_STATE_SIZE = 384
 _SPINS_BEFORE_YIELD = 4096
 
-_Job = Optional[tuple[Callable[..., Any], tuple[Any, ...]]]
-
 
 def _counter(b: Any, state: Value, offset: int) -> Value:
     pointer = b.inttoptr(b.add(state, I64(offset)), I8.as_pointer())
     return b.bitcast(pointer, I64.as_pointer())
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def claim(_context: Any, state: Any, count: Any) -> tuple[Any, Callable[..., Any]]:
     """Take the next `count` pieces of work; returns the first one's number.
 
@@ -61,7 +61,7 @@ def claim(_context: Any, state: Any, count: Any) -> tuple[Any, Callable[..., Any
     return types.int64(types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _arrive(_context: Any, state: Any) -> tuple[Any, Callable[..., Any]]:
     def codegen(_ctx: Any, b: Any, _signature: Any, values: Any) -> Value:
         return b.atomic_rmw("add", _counter(b, values[0], _ARRIVED), I64(1), "acq_rel")
@@ -69,7 +69,7 @@ def _arrive(_context: Any, state: Any) -> tuple[Any, Callable[..., Any]]:
     return types.int64(types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _generation(_context: Any, state: Any) -> tuple[Any, Callable[..., Any]]:
     def codegen(_ctx: Any, b: Any, _signature: Any, values: Any) -> Value:
         return b.load_atomic(_counter(b, values[0], _GENERATION), "acquire", 8)
@@ -77,7 +77,7 @@ def _generation(_context: Any, state: Any) -> tuple[Any, Callable[..., Any]]:
     return types.int64(types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _open(_context: Any, state: Any, generation: Any) -> tuple[Any, Callable[..., Any]]:
     """Reset the counters, then let everybody past the barrier."""
 
@@ -91,7 +91,7 @@ def _open(_context: Any, state: Any, generation: Any) -> tuple[Any, Callable[...
     return types.void(types.int64, types.int64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _pause(_context: Any) -> tuple[Any, Callable[..., Any]]:
     """Tell the core that this is a spin loop."""
     name = "" if current_isa().name == "portable" else "llvm.x86.sse2.pause"
@@ -104,7 +104,7 @@ def _pause(_context: Any) -> tuple[Any, Callable[..., Any]]:
     return types.void(), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _yield(_context: Any) -> tuple[Any, Callable[..., Any]]:
     """Give the core to somebody else: there may be more threads than cores."""
     name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
@@ -117,7 +117,7 @@ def _yield(_context: Any) -> tuple[Any, Callable[..., Any]]:
 
 
 @njit
-def barrier(state, n_threads):  # type: ignore[no-untyped-def]
+def barrier(state, n_threads):
     """Wait until all `n_threads` threads are here; work numbers start at 0 again."""
     generation = _generation(state)
     if _arrive(state) == n_threads - 1:

@@ -16,9 +16,10 @@ from llvmlite import ir
 from numba import types
 from numba.core.datamodel import models
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, register_model
+from numba.extending import lower_builtin, register_model
 
 from qllama.kernels import simd
+from qllama.kernels._jit import intrinsic
 from qllama.kernels.isa import current_isa
 from qllama.kernels.simd import F32, I8, I16, I32, I64, Value
 
@@ -50,7 +51,7 @@ _VF = simd.vector(F32, LANES)
 _VI = simd.vector(I32, LANES)
 
 
-class _F32x16(types.Type):  # type: ignore[misc]
+class _F32x16(types.Type):
     def __init__(self) -> None:
         super().__init__(name="f32x16")
 
@@ -59,7 +60,7 @@ f32x16 = _F32x16()
 
 
 @register_model(_F32x16)
-class _F32x16Model(models.PrimitiveModel):  # type: ignore[misc]
+class _F32x16Model(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _VF)
 
@@ -72,7 +73,7 @@ def _define_operator(function: Any, instruction: str) -> None:
     )
     infer_global(function)(template)
 
-    @lower_builtin(function, f32x16, f32x16)  # type: ignore[untyped-decorator]
+    @lower_builtin(function, f32x16, f32x16)
     def lower(_context: Any, b: Any, _signature: Any, args: Any) -> Value:
         return getattr(b, instruction)(*args)
 

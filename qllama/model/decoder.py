@@ -49,7 +49,7 @@ _CLAIM_BYTES = 32768
 
 
 @njit
-def decoder_step(models, layers, linears, batches, thread):  # type: ignore[no-untyped-def]
+def decoder_step(models, layers, linears, batches, thread):
     """Evaluate one batch; every thread of the team calls this with its number.
 
     Parameters
@@ -78,7 +78,9 @@ def decoder_step(models, layers, linears, batches, thread):  # type: ignore[no-u
         barrier(model.team, model.n_threads)
         _pack_attended(model, batch, thread)
         barrier(model.team, model.n_threads)
-        _multiply(model, batch.n_tokens, linears[i, O], False, model.residual, model.hidden_padded, 1)
+        _multiply(
+            model, batch.n_tokens, linears[i, O], False, model.residual, model.hidden_padded, 1
+        )
         barrier(model.team, model.n_threads)
         _normalize(model, batch.n_tokens, 0, layer.post_attention_norm, thread)
         barrier(model.team, model.n_threads)
@@ -90,14 +92,12 @@ def decoder_step(models, layers, linears, batches, thread):  # type: ignore[no-u
         barrier(model.team, model.n_threads)
     _normalize(model, batch.n_outputs, batch.outputs, model.final_norm, thread)
     barrier(model.team, model.n_threads)
-    _multiply(
-        model, batch.n_outputs, linears[end, 1], False, batch.logits, batch.logits_columns, 0
-    )
+    _multiply(model, batch.n_outputs, linears[end, 1], False, batch.logits, batch.logits_columns, 0)
     barrier(model.team, model.n_threads)
 
 
 @njit
-def _embed(model, batch, table):  # type: ignore[no-untyped-def]
+def _embed(model, batch, table):
     """residual[t] = row tokens[t] of the token embedding."""
     while True:
         t = claim(model.team, 1)
@@ -110,7 +110,7 @@ def _embed(model, batch, table):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _pack(x, n_blocks, q8, f32, token, n_tokens):  # type: ignore[no-untyped-def]
+def _pack(x, n_blocks, q8, f32, token, n_tokens):
     """Pack one token's row for the kinds of matrices that read it (address 0: none)."""
     group, width = group_of(token, n_tokens)
     if q8 != 0:
@@ -120,7 +120,7 @@ def _pack(x, n_blocks, q8, f32, token, n_tokens):  # type: ignore[no-untyped-def
 
 
 @njit
-def _normalize(model, n_tokens, chosen, weight, thread):  # type: ignore[no-untyped-def]
+def _normalize(model, n_tokens, chosen, weight, thread):
     """Pack the norm of residual rows; `chosen` (unless 0) lists which rows."""
     row = model.scratch + model.scratch_bytes * thread
     while True:
@@ -135,7 +135,7 @@ def _normalize(model, n_tokens, chosen, weight, thread):  # type: ignore[no-unty
 
 
 @njit
-def _claim_size(model, n_tiles, tile_bytes, n_tokens):  # type: ignore[no-untyped-def]
+def _claim_size(model, n_tiles, tile_bytes, n_tokens):
     """Tiles to claim at once: enough bytes to stream, few enough to share out evenly."""
     if n_tokens > 4:
         return 1
@@ -143,7 +143,7 @@ def _claim_size(model, n_tiles, tile_bytes, n_tokens):  # type: ignore[no-untype
 
 
 @njit
-def _multiply_tile(linear, tile, activations, n_tokens, out, stride, accumulate):  # type: ignore[no-untyped-def]
+def _multiply_tile(linear, tile, activations, n_tokens, out, stride, accumulate):
     """One tile of one matrix times all tokens, plus its bias."""
     weights = linear.weights + tile * linear.tile_bytes
     call_linear(
@@ -156,7 +156,7 @@ def _multiply_tile(linear, tile, activations, n_tokens, out, stride, accumulate)
 
 
 @njit
-def _activations(model, linear, is_hidden):  # type: ignore[no-untyped-def]
+def _activations(model, linear, is_hidden):
     """Address of the packed activations that this matrix reads."""
     if is_hidden:
         return model.hidden_f32 if linear.packing == 1 else model.hidden_q8
@@ -164,7 +164,7 @@ def _activations(model, linear, is_hidden):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _multiply(model, n_tokens, linear, is_hidden, out, columns, accumulate):  # type: ignore[no-untyped-def]
+def _multiply(model, n_tokens, linear, is_hidden, out, columns, accumulate):
     """out[t] (+)= linear(packed activations of t), `columns` floats a row."""
     activations = _activations(model, linear, is_hidden)
     count = _claim_size(model, linear.n_tiles, linear.tile_bytes, n_tokens)
@@ -180,7 +180,7 @@ def _multiply(model, n_tokens, linear, is_hidden, out, columns, accumulate):  # 
 
 
 @njit
-def _project_qkv(model, batch, linears, layer):  # type: ignore[no-untyped-def]
+def _project_qkv(model, batch, linears, layer):
     """qkv[t] = q, k and v projections, one shared run of tiles."""
     q, k = linears[layer, Q], linears[layer, K]
     k_start = q.n_tiles
@@ -205,7 +205,7 @@ def _project_qkv(model, batch, linears, layer):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _rotate_and_append(model, batch, layer, layer_index, thread):  # type: ignore[no-untyped-def]
+def _rotate_and_append(model, batch, layer, layer_index, thread):
     """Norm (if any) and rotate q and k; put k and v into the cache."""
     head_bytes = _FLOAT * model.head_dim
     while True:
@@ -232,7 +232,7 @@ def _rotate_and_append(model, batch, layer, layer_index, thread):  # type: ignor
 
 
 @njit
-def _norm_head(model, head, weight, thread):  # type: ignore[no-untyped-def]
+def _norm_head(model, head, weight, thread):
     """Norm one head in place, through zero-padded scratch."""
     if weight == 0:
         return
@@ -247,14 +247,14 @@ def _norm_head(model, head, weight, thread):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _cache_of(model, batch, layer, token):  # type: ignore[no-untyped-def]
+def _cache_of(model, batch, layer, token):
     """Addresses of the keys and values of a token's slot in one layer."""
     offset = model.layer_bytes * layer + model.slot_bytes * v.load_int(batch.slots + 4 * token)
     return model.keys + offset, model.values + offset
 
 
 @njit
-def _attend(model, batch, layer, thread):  # type: ignore[no-untyped-def]
+def _attend(model, batch, layer, thread):
     """Attention of every (group of queries, key/value head), split by chunk if asked."""
     n_chunks = max(batch.n_split_chunks, 1)
     first_seen = np.empty(MAX_LANES, np.int64)
@@ -270,9 +270,7 @@ def _attend(model, batch, layer, thread):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _attend_group(  # type: ignore[no-untyped-def]
-    model, batch, layer, group, kv_head, only_chunk, first_seen, end_seen, thread
-):
+def _attend_group(model, batch, layer, group, kv_head, only_chunk, first_seen, end_seen, thread):
     """One group's queries on one key/value head: all chunks, or one into `partials`."""
     repeats = model.n_heads // model.n_kv_heads
     first_token = v.load_int(batch.groups + 8 * group)
@@ -330,7 +328,7 @@ def _attend_group(  # type: ignore[no-untyped-def]
 
 
 @njit
-def _pack_query(model, q, queries, query, n_queries):  # type: ignore[no-untyped-def]
+def _pack_query(model, q, queries, query, n_queries):
     """Pack one query as `attend_chunk` reads it, padded with zeros to head_size."""
     group, width = group_of(query, n_queries)
     lane = queries + _FLOAT * (model.head_size * group + query - group)
@@ -341,7 +339,7 @@ def _pack_query(model, q, queries, query, n_queries):  # type: ignore[no-untyped
 
 
 @njit
-def _pack_attended(model, batch, thread):  # type: ignore[no-untyped-def]
+def _pack_attended(model, batch, thread):
     """Merge split attention; pack the heads' outputs for o_proj."""
     size = partial_bytes(model.head_size)
     merged = model.scratch + model.scratch_bytes * thread
@@ -364,7 +362,7 @@ def _pack_attended(model, batch, thread):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _feed_forward(model, n_tokens, gate, up, thread):  # type: ignore[no-untyped-def]
+def _feed_forward(model, n_tokens, gate, up, thread):
     """Pack silu(gate) * up, a block of 32 columns (two tiles of each) at a time."""
     stride = _FLOAT * BLOCK
     gates = model.scratch + model.scratch_bytes * thread
@@ -394,7 +392,7 @@ def _feed_forward(model, n_tokens, gate, up, thread):  # type: ignore[no-untyped
 
 
 @njit
-def _pack_block(model, row, block, token, n_tokens):  # type: ignore[no-untyped-def]
+def _pack_block(model, row, block, token, n_tokens):
     """Pack one block of 32 columns of the hidden activations of one token."""
     group, width = group_of(token, n_tokens)
     blocks = model.intermediate_blocks * group + width * block

@@ -75,14 +75,14 @@ class Engine:
         for name in ("n_threads", "n_slots", "n_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        warmup({tensor.type for tensor in file.tensors.values() if len(tensor.shape) == 2}, on_compile)
+        warmup(
+            {tensor.type for tensor in file.tensors.values() if len(tensor.shape) == 2}, on_compile
+        )
         self._weights = Weights(file)
         self._cache = KvCache(self.config, self.n_ctx, n_slots)
         self._rotary = RotaryTable(self.config, self._weights.rope_divisors)
         self._team = ThreadTeam(self.n_threads)
-        self._buffers = Buffers(
-            self.config, self._weights, self._cache, self._team, n_batch
-        )
+        self._buffers = Buffers(self.config, self._weights, self._cache, self._team, n_batch)
 
     def evaluate(
         self,
@@ -169,9 +169,7 @@ class Engine:
             raise ValueError(f"batch: expected 1 to {self.n_batch} tokens, found {len(tokens)}")
         batch = Batch(self.config, self._rotary, tokens, positions, slots, outputs)
         buffers, weights = self._buffers, self._weights
-        self._team.run(
-            decoder_step, buffers.model, weights.layers, weights.linears, batch.record
-        )
+        self._team.run(decoder_step, buffers.model, weights.layers, weights.linears, batch.record)
         return batch.logits
 
     @staticmethod

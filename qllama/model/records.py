@@ -13,14 +13,14 @@ __all__ = [
     "BIASES",
     "DOWN",
     "GATE",
-    "K",
     "LAYER",
     "LINEAR",
     "MATRICES",
     "MODEL",
+    "UP",
+    "K",
     "O",
     "Q",
-    "UP",
     "V",
 ]
 
@@ -45,7 +45,9 @@ def _int64(*names: str) -> list[tuple[str, type]]:
 #: One matrix. `packing`: 0 takes q8 activations, 1 takes f32. `bias` 0: none.
 #: `weight_type` is the place in `linear.WEIGHT_KERNELS`.
 LINEAR = np.dtype(
-    _int64("weights", "kernel", "weight_type", "packing", "tile_bytes", "n_tiles", "n_blocks", "bias")
+    _int64(
+        "weights", "kernel", "weight_type", "packing", "tile_bytes", "n_tiles", "n_blocks", "bias"
+    )
 )
 
 #: One layer's vectors, by address of zero-padded float32; 0 where there is none.

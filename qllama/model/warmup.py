@@ -44,7 +44,7 @@ def warmup(weight_types: Iterable[str] | None = None, on_compile: OnCompile | No
 
 def _compile_decoder() -> None:
     records = [
-        numba.typeof(np.zeros(shape, kind))
+        numba.typeof(np.zeros(shape, kind))  # type: ignore[no-untyped-call]
         for shape, kind in ((1, MODEL), (1, LAYER), ((1, 1), LINEAR), (1, BATCH))
     ]
     decoder_step.compile((*records, numba.int64))
