@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from converter.pretokenizers import PreTokenizer, pre_tokenizer
-from converter.sentencepiece_proto import (
+from qllama.config import TokenizerConfig, TokenizerKind
+from qllama.errors import TokenizerError
+from qllama.tokenizer import load_tokenizer
+from qllama.tokenizer.sentencepiece_proto import (
     BYTE,
     CONTROL,
     NORMAL,
@@ -20,9 +23,6 @@ from converter.sentencepiece_proto import (
     USER_DEFINED,
     model_proto,
 )
-from qllama.config import TokenizerConfig
-from qllama.errors import TokenizerError
-from qllama.tokenizer import load_tokenizer
 
 __all__ = ["tokenizer_from_gguf"]
 
@@ -43,13 +43,22 @@ _END_OF_TURN = (
     "</s>",
 )
 
+# Tokens that fields name; the ids are llama.cpp's where the field is absent. (Its
+# default for `gpt2` is Falcon's token 11: no default is better.)
+_DEFAULT_IDS: dict[str, dict[str, int]] = {
+    "gpt2": {},
+    "llama": {"bos": 1, "eos": 2, "unknown": 0},
+}
+_NEEDED_IDS = ("bos", "eos", "eot", "eom")
+
 
 def tokenizer_from_gguf(fields: Mapping[str, Any]) -> tuple[TokenizerConfig, bytes]:
     """Return the tokenizer of a GGUF file; every token keeps its id.
 
     Token types become: control and unknown ones special tokens, which text
     becomes only on request; user-defined ones tokens that are matched always, as
-    they are spelled; all others plain vocabulary.
+    they are spelled; all others plain vocabulary. A user-defined token that the
+    file names as its BOS, EOS or end of turn is a control token.
 
     Parameters
     ----------
@@ -72,20 +81,21 @@ def tokenizer_from_gguf(fields: Mapping[str, Any]) -> tuple[TokenizerConfig, byt
         When a field is missing, malformed or not supported; names the field.
     """
     kind = _require(fields, "tokenizer.ggml.model", str)
-    if kind not in ("gpt2", "llama"):
+    if kind not in _DEFAULT_IDS:
         raise TokenizerError(
             f"tokenizer.ggml.model: expected 'gpt2' (byte-level BPE) or 'llama' "
             f"(SentencePiece), found {kind!r}; this tokenizer is not supported"
         )
     tokens = _tokens(fields)
-    types = _token_types(fields, len(tokens))
+    named = _named_ids(fields, len(tokens), _DEFAULT_IDS[kind])
+    types = _token_types(fields, len(tokens), named)
     if kind == "gpt2":
         pre = pre_tokenizer(_require(fields, "tokenizer.ggml.pre", str))
         blob = _tokenizer_json(fields, tokens, types, pre)
-        config = _config(fields, "tokenizers", tokens, types, add_bos_token=pre.add_bos_token)
+        config = _config(fields, "tokenizers", tokens, types, named, pre.add_bos_token)
     else:
-        blob = _sentencepiece(fields, tokens, types)
-        config = _config(fields, "sentencepiece", tokens, types, add_bos_token=True)
+        blob = _sentencepiece(fields, tokens, types, named["unknown"] or 0)
+        config = _config(fields, "sentencepiece", tokens, types, named, True)
     load_tokenizer(config, blob)
     return config, blob
 
@@ -105,7 +115,27 @@ def _tokens(fields: Mapping[str, Any]) -> list[str]:
     return tokens
 
 
-def _token_types(fields: Mapping[str, Any], n_tokens: int) -> list[int]:
+def _named_ids(
+    fields: Mapping[str, Any], n_tokens: int, defaults: Mapping[str, int]
+) -> dict[str, int | None]:
+    """Return the ids of the tokens that fields name; None for one that is not there.
+
+    A padding or unknown token outside the vocabulary occurs in the wild and
+    harms nobody, as nothing here uses it.
+    """
+    ids: dict[str, int | None] = {}
+    for name in (*_NEEDED_IDS, "unknown", "padding"):
+        key = f"tokenizer.ggml.{name}_token_id"
+        token_id = _optional(fields, key, int, defaults.get(name, -1))
+        if key in fields and name in _NEEDED_IDS and not 0 <= token_id < n_tokens:
+            raise TokenizerError(f"{key}: expected 0..{n_tokens - 1}, found {token_id}")
+        ids[name] = token_id if 0 <= token_id < n_tokens else None
+    return ids
+
+
+def _token_types(
+    fields: Mapping[str, Any], n_tokens: int, named: Mapping[str, int | None]
+) -> list[int]:
     types = fields.get("tokenizer.ggml.token_type")
     if types is None:
         return [NORMAL] * n_tokens
@@ -120,7 +150,8 @@ def _token_types(fields: Mapping[str, Any], n_tokens: int) -> list[int]:
             raise TokenizerError(
                 f"tokenizer.ggml.token_type: expected 1..6, found {kind!r} for token {i}"
             )
-    return types
+    ends = {named[name] for name in _NEEDED_IDS}
+    return [CONTROL if kind == USER_DEFINED and i in ends else kind for i, kind in enumerate(types)]
 
 
 def _tokenizer_json(
@@ -167,16 +198,17 @@ def _tokenizer_json(
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _sentencepiece(fields: Mapping[str, Any], tokens: Sequence[str], types: list[int]) -> bytes:
+def _sentencepiece(
+    fields: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], unknown: int
+) -> bytes:
     scores = _require(fields, "tokenizer.ggml.scores", list)
     if len(scores) != len(tokens):
         raise TokenizerError(
             f"tokenizer.ggml.scores: expected {len(tokens)} entries, found {len(scores)}"
         )
-    types = list(types)
-    if UNKNOWN not in types:
-        # SentencePiece needs one; Phi-3's files call theirs a control token.
-        types[_token_id(fields, "unknown", len(tokens), default=0) or 0] = UNKNOWN
+    # SentencePiece wants one unknown piece; Phi-3's files have 53, none of them its `<unk>`.
+    types = [CONTROL if kind == UNKNOWN else kind for kind in types]
+    types[unknown] = UNKNOWN
     pieces = [
         (token.replace(" ", "▁") if kind == USER_DEFINED else token, float(score), kind)
         for token, score, kind in zip(tokens, scores, types, strict=True)
@@ -190,46 +222,26 @@ def _sentencepiece(fields: Mapping[str, Any], tokens: Sequence[str], types: list
 
 def _config(
     fields: Mapping[str, Any],
-    kind: Any,
+    kind: TokenizerKind,
     tokens: Sequence[str],
     types: Sequence[int],
-    *,
+    named: Mapping[str, int | None],
     add_bos_token: bool,
 ) -> TokenizerConfig:
-    n_tokens = len(tokens)
-    bos, eos, unk = (1, 2, 0) if kind == "sentencepiece" else (None, None, None)
-    bos = _token_id(fields, "bos", n_tokens, default=bos)
-    ends = [
-        _token_id(fields, "eos", n_tokens, default=eos),
-        _token_id(fields, "eot", n_tokens),
-        _token_id(fields, "eom", n_tokens),
-        *(i for i, token in enumerate(tokens) if types[i] == CONTROL and token in _END_OF_TURN),
-    ]
+    by_text = [i for i, token in enumerate(tokens) if types[i] == CONTROL and token in _END_OF_TURN]
+    ends = [named["eos"], named["eot"], named["eom"], *by_text]
     return TokenizerConfig(
         kind=kind,
-        bos_token_id=bos,
+        bos_token_id=named["bos"],
         eos_token_ids=tuple(dict.fromkeys(i for i in ends if i is not None)),
-        unk_token_id=_token_id(fields, "unknown", n_tokens, default=unk),
-        pad_token_id=_token_id(fields, "padding", n_tokens),
+        unk_token_id=named["unknown"],
+        pad_token_id=named["padding"],
         add_bos_token=_optional(
-            fields, "tokenizer.ggml.add_bos_token", bool, add_bos_token and bos is not None
+            fields, "tokenizer.ggml.add_bos_token", bool, add_bos_token and named["bos"] is not None
         ),
         add_eos_token=_optional(fields, "tokenizer.ggml.add_eos_token", bool, False),
         chat_template=_optional(fields, "tokenizer.chat_template", str, "") or None,
     )
-
-
-def _token_id(
-    fields: Mapping[str, Any], name: str, n_tokens: int, default: int | None = None
-) -> int | None:
-    """Return the id that a field names; None without one, `default` as in llama.cpp."""
-    key = f"tokenizer.ggml.{name}_token_id"
-    token_id = _optional(fields, key, int, -1 if default is None else default)
-    if 0 <= token_id < n_tokens:
-        return token_id
-    if key in fields and name in ("bos", "eos", "eot", "eom"):
-        raise TokenizerError(f"{key}: expected 0..{n_tokens - 1}, found {token_id}")
-    return None
 
 
 def _require(fields: Mapping[str, Any], key: str, expected: type[_Value]) -> _Value:

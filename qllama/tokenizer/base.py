@@ -8,7 +8,7 @@ nothing of the library that splits the text; an adapter supplies that.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from qllama.config import TokenizerConfig
@@ -31,11 +31,6 @@ class Tokenizer(Protocol):
         """One more than the highest token id."""
         ...
 
-    @property
-    def adds_space_prefix(self) -> bool:
-        """Whether encoding puts a space before each piece of plain text (SentencePiece)."""
-        ...
-
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Return the token ids of `text`; see `BaseTokenizer.encode`."""
         ...
@@ -56,6 +51,14 @@ class Tokenizer(Protocol):
         """Whether the token is a control token, which no plain text encodes to."""
         ...
 
+    def adds_space_after(self, token_id: int | None) -> bool:
+        """Whether encoding puts a space of its own before plain text that follows the token.
+
+        None asks of plain text that begins the text. Only tokenizers made by
+        SentencePiece add one: there, and after tokens matched as they are spelled.
+        """
+        ...
+
 
 class BaseTokenizer(ABC):
     """What the adapters share; they implement the abstract methods.
@@ -66,8 +69,11 @@ class BaseTokenizer(ABC):
         Its token ids must be below `vocab_size`.
     vocab_size : int
         One more than the highest token id.
-    adds_space_prefix : bool
-        See `Tokenizer.adds_space_prefix`.
+    adds_space : bool
+        Whether `adds_space_after` is ever true.
+    added : mapping of int to bool
+        The tokens that are matched in a text as they are spelled, and whether
+        each is special.
 
     Raises
     ------
@@ -76,10 +82,18 @@ class BaseTokenizer(ABC):
         BOS or EOS token added but names none.
     """
 
-    def __init__(self, config: TokenizerConfig, vocab_size: int, adds_space_prefix: bool) -> None:
+    def __init__(
+        self,
+        config: TokenizerConfig,
+        *,
+        vocab_size: int,
+        adds_space: bool,
+        added: Mapping[int, bool],
+    ) -> None:
         self.config = config
         self.vocab_size = vocab_size
-        self.adds_space_prefix = adds_space_prefix
+        self._adds_space = adds_space
+        self._added = added
         self._bytes: dict[int, bytes] = {}
         self._check_config()
 
@@ -164,8 +178,8 @@ class BaseTokenizer(ABC):
         """Return the bytes the token adds to the text.
 
         A control token adds none: ``b""`` (`token_text` tells how it is
-        spelled). With `adds_space_prefix`, the leading space of the first token
-        is in here, though the decoded text lacks it.
+        spelled). A space that encoding added (`adds_space_after`) is in here,
+        though the decoded text lacks it.
 
         Raises
         ------
@@ -175,7 +189,11 @@ class BaseTokenizer(ABC):
         cached = self._bytes.get(token_id)
         if cached is None:
             spelled = self.token_text(token_id)
-            cached = b"" if self.is_special(token_id) else self._decode_token(token_id, spelled)
+            special = self._added.get(token_id)
+            if special is None:
+                cached = self._decode_token(token_id, spelled)
+            else:
+                cached = b"" if special else spelled.encode()
             self._bytes[token_id] = cached
         return cached
 
@@ -194,9 +212,13 @@ class BaseTokenizer(ABC):
             )
         return spelled
 
-    @abstractmethod
     def is_special(self, token_id: int) -> bool:
         """Whether the token is a control token, which no plain text encodes to."""
+        return self._added.get(token_id, False)
+
+    def adds_space_after(self, token_id: int | None) -> bool:
+        """See `Tokenizer.adds_space_after`."""
+        return self._adds_space and (token_id is None or token_id in self._added)
 
     @abstractmethod
     def _encode_text(self, text: str, parse_special: bool) -> list[int]:
@@ -208,4 +230,4 @@ class BaseTokenizer(ABC):
 
     @abstractmethod
     def _decode_token(self, token_id: int, spelled: str) -> bytes:
-        """Return the bytes of an ordinary token that is spelled `spelled`."""
+        """Return the bytes of a token, not one of `added`, that is spelled `spelled`."""

@@ -17,14 +17,13 @@ _new_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 class _TokenBytes(Protocol):
     """The part of `Tokenizer` that a detokenizer needs."""
 
-    @property
-    def adds_space_prefix(self) -> bool: ...
-
     def token_bytes(self, token_id: int) -> bytes: ...
 
     def token_text(self, token_id: int) -> str: ...
 
     def is_special(self, token_id: int) -> bool: ...
+
+    def adds_space_after(self, token_id: int | None) -> bool: ...
 
 
 class StreamingDetokenizer:
@@ -35,9 +34,8 @@ class StreamingDetokenizer:
     is whole; bytes that cannot become one give U+FFFD as soon as that is
     certain, so at most three bytes are ever held back.
 
-    A tokenizer with `adds_space_prefix` puts a space before each piece of plain
-    text: at the start, and after a control token. That one space is dropped here
-    in the same places, and only there.
+    The space that encoding adds before plain text (`Tokenizer.adds_space_after`)
+    is dropped in the same places, and only there.
 
     Parameters
     ----------
@@ -47,8 +45,8 @@ class StreamingDetokenizer:
         Leave control tokens out, instead of writing them as they are spelled.
     previous : int or None
         The token before the first push, when the ids continue a text (an answer
-        continues its prompt): a leading space then belongs to the text unless
-        that token is a control token. None: the ids begin a text.
+        continues its prompt): a leading space then belongs to the text, unless
+        encoding adds one after that token. None: the ids begin a text.
 
     Examples
     --------
@@ -66,9 +64,7 @@ class StreamingDetokenizer:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
         self._utf8 = _new_utf8_decoder(errors="replace")
-        self._drop_space = tokenizer.adds_space_prefix and (
-            previous is None or tokenizer.is_special(previous)
-        )
+        self._drop_space = tokenizer.adds_space_after(previous)
 
     def push(self, token_id: int) -> str:
         """Return the text that is certain now; often "", when a character is not whole.
@@ -79,21 +75,19 @@ class StreamingDetokenizer:
             When the id is not in the vocabulary.
         """
         tokenizer = self._tokenizer
-        if tokenizer.is_special(token_id):
-            self._drop_space = tokenizer.adds_space_prefix
-            return "" if self._skip_special else self._utf8.decode(self._spelled(token_id))
-        piece = tokenizer.token_bytes(token_id)
-        if self._drop_space:
+        if not tokenizer.is_special(token_id):
+            piece = tokenizer.token_bytes(token_id)
+        else:
+            piece = b"" if self._skip_special else tokenizer.token_text(token_id).encode()
+        is_matched = tokenizer.adds_space_after(token_id)
+        if self._drop_space and not is_matched:
             piece = piece.removeprefix(b" ")
-            self._drop_space = False
+        self._drop_space = is_matched
         return self._utf8.decode(piece)
 
     def flush(self) -> str:
         """Return what was held back (U+FFFD for an unfinished character), and start afresh."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
-        self._drop_space = self._tokenizer.adds_space_prefix
+        self._drop_space = self._tokenizer.adds_space_after(None)
         return rest
-
-    def _spelled(self, token_id: int) -> bytes:
-        return self._tokenizer.token_text(token_id).encode()

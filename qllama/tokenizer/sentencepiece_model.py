@@ -8,10 +8,17 @@ model is loaded.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from qllama.config import TokenizerConfig
 from qllama.errors import TokenizerError
 from qllama.tokenizer.base import BaseTokenizer
+from qllama.tokenizer.sentencepiece_proto import (
+    CONTROL,
+    UNKNOWN,
+    USER_DEFINED,
+    piece_types,
+)
 
 __all__ = ["SentencePieceTokenizer"]
 
@@ -21,14 +28,14 @@ _SPACE = "▁"
 class SentencePieceTokenizer(BaseTokenizer):
     """A SentencePiece model, with control tokens read from the text on request.
 
-    Where the model adds a dummy prefix, each piece of text between control
-    tokens gets it, the first one and those after a control token alike:
-    `<s>[INST]` is `<s>`, `▁[`, `INST`, `]`. So do llama.cpp, Meta's own Llama 2
-    code and the `tokenizer.json` files of Llama 2, TinyLlama and Phi-3
-    (normalizer `Prepend`). Hugging Face's `LlamaTokenizer(legacy=False)` has the
-    prefix at the start of the text only; the two agree wherever no text follows
-    a control token. User-defined pieces are SentencePiece's own matter: always
-    matched, no prefix after them.
+    The text is cut at user-defined tokens, and at control tokens when they are
+    to be parsed, the longest first; the pieces between them are SentencePiece's.
+    Where the model adds a dummy prefix, each of these pieces gets it, the first
+    one and those after a token alike: `<s>[INST]` is `<s>`, `▁[`, `INST`, `]`.
+    So do llama.cpp, Meta's own Llama 2 code and the `tokenizer.json` files of
+    Llama 2, TinyLlama and Phi-3 (normalizer `Prepend`). Hugging Face's
+    `LlamaTokenizer(legacy=False)` has the prefix at the start of the text only;
+    the two agree wherever no text follows such a token.
 
     Parameters
     ----------
@@ -53,41 +60,46 @@ class SentencePieceTokenizer(BaseTokenizer):
             raise TokenizerError(
                 f"tokenizer: not a SentencePiece model ({error}); convert the model again"
             ) from None
-        size = processor.get_piece_size()
+        types = piece_types(blob)
+        special = {
+            i: kind != USER_DEFINED
+            for i, kind in enumerate(types)
+            if kind in (CONTROL, UNKNOWN, USER_DEFINED)
+        }
         super().__init__(
             config,
-            vocab_size=size,
-            adds_space_prefix=processor.normalize("a").startswith(_SPACE),
+            vocab_size=len(types),
+            adds_space=processor.normalize("a").startswith(_SPACE),
+            added=special,
         )
         self._processor = processor
-        self._special = {
-            processor.id_to_piece(i): i
-            for i in range(size)
-            if processor.is_control(i) or processor.is_unknown(i)
-        }
-        self._special_ids = frozenset(self._special.values())
-        longest_first = sorted(self._special, key=len, reverse=True)
-        self._special_pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
-
-    def is_special(self, token_id: int) -> bool:
-        """Whether the piece is of type control or unknown."""
-        return token_id in self._special_ids
+        self._matched = {self._spelling(i): i for i in special}
+        self._parse_pattern = _any_of(self._matched)
+        self._plain_pattern = _any_of(text for text, i in self._matched.items() if not special[i])
 
     def _encode_text(self, text: str, parse_special: bool) -> list[int]:
-        # The pattern's group makes split() alternate plain text and control tokens.
-        parts = self._special_pattern.split(text) if parse_special else [text]
+        pattern = self._parse_pattern if parse_special else self._plain_pattern
         ids: list[int] = []
-        for i, part in enumerate(parts):
+        # The pattern's group makes split() alternate text and matched tokens.
+        for i, part in enumerate(pattern.split(text)):
             if i % 2:
-                ids.append(self._special[part])
+                ids.append(self._matched[part])
             elif part:
                 ids += self._processor.encode(part)
         return ids
 
-    def _spelling(self, token_id: int) -> str | None:
-        return self._processor.id_to_piece(token_id)
+    def _spelling(self, token_id: int) -> str:
+        spelled: str = self._processor.id_to_piece(token_id)
+        # Only matched tokens are compared with text, where a space is a space.
+        return spelled.replace(_SPACE, " ") if token_id in self._added else spelled
 
     def _decode_token(self, token_id: int, spelled: str) -> bytes:
         if self._processor.is_byte(token_id):
             return bytes.fromhex(spelled[3:5])
         return spelled.replace(_SPACE, " ").encode()
+
+
+def _any_of(spellings: Iterable[str]) -> re.Pattern[str]:
+    """Return a pattern whose only group is the longest of `spellings`; none never matches."""
+    longest_first = sorted(spellings, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")

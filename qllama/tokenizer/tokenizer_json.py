@@ -54,22 +54,17 @@ class JsonTokenizer(BaseTokenizer):
         super().__init__(
             config,
             vocab_size=max(backend.get_vocab_size(), *(token_id + 1 for token_id in added)),
-            adds_space_prefix=_decode(backend, f"{_SPACE}a") == "a",
+            adds_space=_decode(backend, f"{_SPACE}a") == "a",
+            added={token_id: token.special for token_id, token in added.items()},
         )
         self._backend = backend
         self._lock = threading.Lock()
-        self._added = frozenset(added)
-        self._special = frozenset(i for i, token in added.items() if token.special)
         self._is_byte_level = _decode(backend, "Ġa") == " a"
         if not self._is_byte_level and _decode(backend, "a", f"{_SPACE}b") != "a b":
             raise TokenizerError(
                 "tokenizer.json: expected a decoder of kind ByteLevel or Replace('▁', ' '), "
                 f"found {backend.decoder}; this tokenizer is not supported"
             )
-
-    def is_special(self, token_id: int) -> bool:
-        """Whether the file lists the token as added and special."""
-        return token_id in self._special
 
     def _encode_text(self, text: str, parse_special: bool) -> list[int]:
         # The switch is state of the backend, so switching and encoding are one step.
@@ -81,8 +76,6 @@ class JsonTokenizer(BaseTokenizer):
         return self._backend.id_to_token(token_id)
 
     def _decode_token(self, token_id: int, spelled: str) -> bytes:
-        if token_id in self._added:
-            return spelled.encode()
         if self._is_byte_level:
             try:
                 return bytes([BYTE_OF_CHARACTER[character] for character in spelled])

@@ -1,0 +1,140 @@
+"""Writes SentencePiece models, and reads of them what the library does not tell.
+
+Owns the few fields of `sentencepiece.ModelProto` (`sentencepiece_model.proto`)
+that qllama needs, in protobuf's wire format. By hand, because four field types
+do not earn a dependency on protobuf.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "BYTE",
+    "CONTROL",
+    "NORMAL",
+    "UNKNOWN",
+    "UNUSED",
+    "USER_DEFINED",
+    "model_proto",
+    "piece_types",
+]
+
+# SentencePiece.Type; GGUF's `tokenizer.ggml.token_type` has the same numbers.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MODEL_TYPE_BPE = 2
+
+_PIECES, _TRAINER_SPEC, _NORMALIZER_SPEC = 1, 2, 3
+_PIECE, _SCORE, _TYPE = 1, 2, 3
+
+
+def model_proto(
+    pieces: Sequence[tuple[str, float, int]], *, add_dummy_prefix: bool, byte_fallback: bool
+) -> bytes:
+    """Return a serialized BPE model that does nothing to the text but escape spaces.
+
+    Parameters
+    ----------
+    pieces : sequence of (piece, score, type)
+        In the order of their ids. SentencePiece wants them distinct and not
+        empty, and exactly one of type `UNKNOWN`.
+    add_dummy_prefix : bool
+        Put a space before every text.
+    byte_fallback : bool
+        Spell what is not in the vocabulary by the 256 pieces of type `BYTE`.
+    """
+    trainer_spec = (
+        _varint(3, _MODEL_TYPE_BPE)
+        + _varint(4, len(pieces))  # vocab_size
+        + _varint(35, byte_fallback)
+    )
+    normalizer_spec = (
+        _bytes(1, b"identity")
+        + _varint(3, add_dummy_prefix)
+        + _varint(4, False)  # remove_extra_whitespaces
+        + _varint(5, True)  # escape_whitespaces
+    )
+    return (
+        b"".join(_written(pieces))
+        + _bytes(_TRAINER_SPEC, trainer_spec)
+        + _bytes(_NORMALIZER_SPEC, normalizer_spec)
+    )
+
+
+def piece_types(model: bytes) -> list[int]:
+    """Return the type of each piece of a valid serialized model, in the order of ids."""
+    types: list[int] = []
+    at = 0
+    while at < len(model):
+        number, start, at = _field(model, at)
+        if number == _PIECES:
+            kind = NORMAL
+            while start < at:
+                inner, value_at, start = _field(model, start)
+                if inner == _TYPE:
+                    kind = model[value_at]
+            types.append(kind)
+    return types
+
+
+def _field(data: bytes, at: int) -> tuple[int, int, int]:
+    """Return the number of the field at `at`, and where its value starts and ends."""
+    tag, at = _read_varint(data, at)
+    wire_type = tag & 7
+    if wire_type == _BYTES:
+        length, at = _read_varint(data, at)
+        return tag >> 3, at, at + length
+    if wire_type == _FIXED32:
+        return tag >> 3, at, at + 4
+    if wire_type == _FIXED64:
+        return tag >> 3, at, at + 8
+    return tag >> 3, at, _read_varint(data, at)[1]
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the number at `at`, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _written(pieces: Iterable[tuple[str, float, int]]) -> Iterable[bytes]:
+    for piece, score, kind in pieces:
+        yield _bytes(
+            _PIECES,
+            _bytes(_PIECE, piece.encode()) + _float(_SCORE, score) + _varint(_TYPE, kind),
+        )
+
+
+def _unsigned(value: int) -> bytes:
+    """Base 128, least significant group first, all but the last with the high bit set."""
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
+
+
+def _tag(number: int, wire_type: int) -> bytes:
+    return _unsigned(number << 3 | wire_type)
+
+
+def _varint(number: int, value: int) -> bytes:
+    return _tag(number, _VARINT) + _unsigned(value)
+
+
+def _bytes(number: int, value: bytes) -> bytes:
+    return _tag(number, _BYTES) + _unsigned(len(value)) + value
+
+
+def _float(number: int, value: float) -> bytes:
+    return _tag(number, _FIXED32) + struct.pack("<f", value)
