@@ -1,0 +1,73 @@
+"""Prints an answer while it is made, and what there is to say about it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from qllama.cli.progress import notice
+from qllama.cli.statistics import statistics_table
+
+if TYPE_CHECKING:
+    from qllama.generation.generator import GenerationOptions
+    from qllama.generation.results import Piece
+
+__all__ = ["PrintedAnswer", "print_answer"]
+
+
+@dataclass(slots=True)
+class PrintedAnswer:
+    """What has been printed of an answer; right also after an exception cut it short."""
+
+    text: str = ""
+    last_piece: Piece | None = None
+
+    def print(self, pieces: Iterable[Piece]) -> None:
+        """Print `pieces` to stdout as they come."""
+        for piece in pieces:
+            # Kept before it is shown: an interrupt in between must not lose it.
+            self.text += piece
+            self.last_piece = piece
+            click.echo(piece, nl=False)
+
+    def print_remarks(self, options: GenerationOptions, *, verbose: bool) -> None:
+        """Say on stderr what the answer does not say itself.
+
+        Parameters
+        ----------
+        options : GenerationOptions
+            What the answer was made with.
+        verbose : bool
+            Print its timings too.
+        """
+        last = self.last_piece
+        if last is None:
+            return
+        if last.finish_reason == "length" and options.get("max_tokens") == -1:
+            notice("qllama: stopped because the context window is full; -c sets its size")
+        if verbose and last.timings is not None:
+            notice(f"\n{statistics_table(last.timings)}")
+
+
+def print_answer(pieces: Iterable[Piece], options: GenerationOptions, *, verbose: bool) -> None:
+    """Print a whole answer and end its line.
+
+    Parameters
+    ----------
+    pieces : iterable of Piece
+        The answer, as it is made.
+    options : GenerationOptions
+        What it is made with.
+    verbose : bool
+        Print its timings to stderr.
+    """
+    answer = PrintedAnswer()
+    try:
+        answer.print(pieces)
+    finally:
+        # Whatever ends the answer: the next line on a terminal starts at its left.
+        click.echo()
+    answer.print_remarks(options, verbose=verbose)

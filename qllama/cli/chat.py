@@ -1,0 +1,66 @@
+"""`qllama chat`: a conversation on a terminal, or one answer and out."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from qllama.cli.answering import print_answer
+from qllama.cli.loading import load_model
+from qllama.cli.options import (
+    RuntimeOptions,
+    debug_option,
+    generation_options,
+    model_argument,
+    runtime_options,
+    verbose_option,
+)
+from qllama.cli.repl import Repl, opening_messages
+from qllama.cli.text_input import read_stdin
+
+if TYPE_CHECKING:
+    from qllama.generation.generator import GenerationOptions
+
+__all__ = ["command"]
+
+
+@click.command(
+    "chat",
+    short_help="Talk with a model.",
+    epilog='Example: qllama chat -p "What is the capital of France?"',
+)
+@model_argument
+@click.option("-p", "--prompt", metavar="TEXT", help="Answer TEXT and exit; - reads stdin.")
+@click.option("-sys", "--system", metavar="TEXT", help="System message.  [default: the model's]")
+@generation_options
+@runtime_options
+@verbose_option
+@debug_option
+def command(
+    model: str | None,
+    prompt: str | None,
+    system: str | None,
+    options: GenerationOptions,
+    runtime: RuntimeOptions,
+    verbose: bool,
+) -> None:
+    """Talk with MODEL, using the chat template it carries.
+
+    On a terminal this is a session: type messages at `>>> `, Ctrl-C stops an
+    answer, Ctrl-D leaves, /? lists the commands. With -p, or with text piped in,
+    it answers once and exits; only the answer goes to stdout.
+    """
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        prompt = read_stdin().strip()
+    if prompt is not None and not prompt.strip():
+        raise click.UsageError("The prompt is empty: give -p TEXT or pipe text in.")
+    llm = load_model(model, runtime)
+    if prompt is not None:
+        messages = [*opening_messages(system), {"role": "user", "content": prompt}]
+        print_answer(llm.chat(messages, stream=True, **options), options, verbose=verbose)
+        return
+    from qllama.cli.line_editor import line_reader
+
+    Repl(llm, line_reader(), system=system, options=options, verbose=verbose).run()

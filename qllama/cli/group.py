@@ -1,0 +1,126 @@
+"""The command group: finds commands on demand and turns errors into exit codes.
+
+The one place where an exception becomes a line on stderr. Knows the commands'
+names, not what they do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from qllama.cli.options import Diagnostics
+from qllama.errors import QllamaError
+
+__all__ = ["cli", "main"]
+
+# In the order that `qllama --help` lists them; each lives in the module of its name.
+COMMANDS = ("pull", "convert", "chat", "generate", "inspect", "verify", "tokenize", "warmup")
+
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+class CommandGroup(click.Group):
+    """A click group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, in help order; `ctx` is not needed for it."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return the command `cmd_name`; None when `ctx` has no such command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"qllama.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def main(  # type: ignore[override]  # it never returns: every way out is an exit code
+        self, args: Sequence[str] | None = None, prog_name: str | None = "qllama", **extra: Any
+    ) -> NoReturn:
+        """Run the command line `args` and exit.
+
+        Parameters
+        ----------
+        args : sequence of str, optional
+            Default `sys.argv[1:]`.
+        prog_name : str
+            The name that usage lines show.
+        extra
+            Passed to `click.Group.main`.
+
+        Raises
+        ------
+        SystemExit
+            0 done, 1 error, 2 wrong usage, 130 interrupted.
+        """
+        diagnostics = Diagnostics()
+        extra |= {"standalone_mode": False, "obj": diagnostics}
+        _never_fail_on_unencodable_output()
+        try:
+            code = super().main(args, prog_name or "qllama", **extra)
+        except Exception as error:
+            if diagnostics.debug:
+                traceback.print_exc()
+            message, code = _describe(error)
+            click.echo(f"qllama: error: {message}", err=True)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _describe(error: Exception) -> tuple[str, int]:
+    """Return the one line that tells of `error`, and the exit code."""
+    if isinstance(error, click.Abort):
+        return "interrupted", EXIT_INTERRUPTED
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else "qllama"
+        return f"{_one_line(error.format_message())} Try '{path} --help'.", EXIT_USAGE
+    if isinstance(error, click.ClickException):
+        return _one_line(error.format_message()), EXIT_ERROR
+    # A ValueError names an option that only the model could judge, as a token id can be.
+    if isinstance(error, (QllamaError, ValueError)):
+        return _one_line(str(error)), EXIT_ERROR
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        return f"{error.filename}: {reason}" if error.filename else reason, EXIT_ERROR
+    return (
+        f"internal error: {type(error).__name__}: {_one_line(str(error))}; "
+        "run again with --debug and report it",
+        EXIT_ERROR,
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _never_fail_on_unencodable_output() -> None:
+    # A model may say what the terminal's encoding cannot express; a "?" beats a crash.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+@click.group(
+    cls=CommandGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog='Example: qllama chat -p "What is the capital of France?"',
+)
+@click.version_option(package_name="qllama", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Run Llama-family language models on ordinary CPUs.
+
+    MODEL is a .qlm file, a checkpoint, or a name that `qllama pull` knows. Without
+    MODEL, commands use smollm2-135m and fetch it on first use.
+    """
+
+
+def main() -> NoReturn:
+    """Console entry point: run `sys.argv` and exit."""
+    cli.main()

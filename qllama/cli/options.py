@@ -1,0 +1,253 @@
+"""Options that several commands share, spelled as llama.cpp spells them.
+
+Each decorator adds options to a click command and hands the command one tidy
+value. Knows no model and no engine.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from qllama.generation.generator import GenerationOptions
+
+__all__ = [
+    "DEFAULT_WEIGHT_TYPE",
+    "WEIGHT_TYPES",
+    "Diagnostics",
+    "RuntimeOptions",
+    "debug_option",
+    "generation_options",
+    "model_argument",
+    "runtime_options",
+    "verbose_option",
+    "weight_type",
+]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+WEIGHT_TYPES = ("q4", "q8", "q4_0", "q8_0", "f16", "f32")
+DEFAULT_WEIGHT_TYPE = "q4"
+weight_type = click.Choice(WEIGHT_TYPES, case_sensitive=False)
+
+
+@dataclass(slots=True)
+class Diagnostics:
+    """What the error edge must know after a command has failed."""
+
+    debug: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """How a model is loaded and run.
+
+    Parameters
+    ----------
+    n_ctx : int
+        Context window in tokens; 0 is the model's own.
+    n_threads : int or None
+        None is one thread a physical core that this process may use.
+    n_batch : int
+        Prompt tokens evaluated together.
+    """
+
+    n_ctx: int
+    n_threads: int | None
+    n_batch: int
+
+
+def _parse_logit_bias(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> dict[int, float]:
+    """Turn `15043+1` and its like into token id and bias, as llama.cpp does."""
+    biases = {}
+    for value in values:
+        match = re.fullmatch(r"(\d+)(-inf|[+-](?:\d+(?:\.\d*)?|\.\d+))", value)
+        if match is None:
+            raise click.BadParameter(
+                f"expected TOKEN_ID+BIAS or TOKEN_ID-BIAS, found {value!r}", ctx, param
+            )
+        biases[int(match[1])] = float(match[2])
+    return biases
+
+
+def _store_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    diagnostics = ctx.find_object(Diagnostics)
+    if value and diagnostics is not None:
+        diagnostics.debug = True
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_store_debug,
+    help="Show the traceback when the command fails.",
+)
+
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, help="Print timings to stderr after each answer."
+)
+
+
+def model_argument(command: _Command) -> _Command:
+    """Give `command` MODEL as first argument or as -m/--model; it receives `model`."""
+
+    @click.argument("model", required=False)
+    @click.option(
+        "-m",
+        "--model",
+        "model_option",
+        metavar="MODEL",
+        help="The same as the argument MODEL.  [default: smollm2-135m, fetched on first use]",
+    )
+    @functools.wraps(command)
+    def wrapper(*args: Any, model: str | None, model_option: str | None, **kwargs: Any) -> Any:
+        if model is not None and model_option is not None:
+            raise click.UsageError(f"MODEL is given twice: {model!r} and -m {model_option!r}.")
+        return command(*args, model=model if model is not None else model_option, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def runtime_options(command: _Command) -> _Command:
+    """Give `command` -c, -t and -b; it receives `runtime`, a RuntimeOptions."""
+
+    @click.option(
+        "-c",
+        "--ctx-size",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Context window in tokens; 0 is the model's own.",
+    )
+    @click.option(
+        "-t",
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Compute threads.  [default: the physical cores this process may use]",
+    )
+    @click.option(
+        "-b",
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=256,
+        show_default=True,
+        metavar="N",
+        help="Prompt tokens evaluated together.",
+    )
+    @functools.wraps(command)
+    def wrapper(
+        *args: Any, ctx_size: int, threads: int | None, batch_size: int, **kwargs: Any
+    ) -> Any:
+        runtime = RuntimeOptions(n_ctx=ctx_size, n_threads=threads, n_batch=batch_size)
+        return command(*args, runtime=runtime, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def _number(flag: str, default: float, text: str, **limits: Any) -> Callable[[_Command], _Command]:
+    """Return the option `flag`; an integer or a real number as `default` is one."""
+    kind: Any = click.FLOAT
+    if isinstance(default, int):
+        kind = click.IntRange(**limits)
+    elif limits:
+        kind = click.FloatRange(**limits)
+    return click.option(
+        flag,
+        type=kind,
+        default=default,
+        show_default=True,
+        metavar="N" if isinstance(default, int) else "X",
+        help=text,
+    )
+
+
+def generation_options(command: _Command) -> _Command:
+    """Give `command` -n, -s, --stop and the sampler's flags; it receives `options`."""
+
+    @click.option(
+        "-n",
+        "--predict",
+        "--n-predict",
+        type=click.IntRange(min=-1),
+        default=-1,
+        show_default=True,
+        metavar="N",
+        help="Most tokens to generate; -1 is until the model ends or the context is full.",
+    )
+    @click.option(
+        "-s",
+        "--seed",
+        type=click.IntRange(min=-1),
+        default=-1,
+        show_default=True,
+        metavar="N",
+        help="Seed of the sampler; -1 is a new one each time.",
+    )
+    @_number("--temp", 0.8, "Temperature; 0 always takes the likeliest token.", min=0.0)
+    @_number("--top-k", 40, "Sample among the N likeliest tokens; 0 is all.", min=0)
+    @_number("--top-p", 0.95, "Sample among the likeliest tokens that sum to X.", min=0, max=1)
+    @_number("--min-p", 0.05, "Drop tokens less likely than X times the likeliest.", min=0, max=1)
+    @_number("--repeat-penalty", 1.0, "Penalty of recent tokens; 1 is none.", min=0, min_open=True)
+    @_number("--repeat-last-n", 64, "How many tokens back count; 0 none, -1 all.", min=-1)
+    @_number("--presence-penalty", 0.0, "Subtracted from each token used lately.")
+    @_number("--frequency-penalty", 0.0, "Subtracted once for each time it was used lately.")
+    @click.option(
+        "-l",
+        "--logit-bias",
+        multiple=True,
+        callback=_parse_logit_bias,
+        metavar="ID(+/-)BIAS",
+        help="Add BIAS to a token's logit, as 15043+1; -inf forbids it. May be given again.",
+    )
+    @click.option(
+        "--stop",
+        multiple=True,
+        metavar="TEXT",
+        help="End the answer before TEXT. May be given again.",
+    )
+    @functools.wraps(command)
+    def wrapper(
+        *args: Any,
+        predict: int,
+        seed: int,
+        temp: float,
+        top_k: int,
+        top_p: float,
+        min_p: float,
+        repeat_penalty: float,
+        repeat_last_n: int,
+        presence_penalty: float,
+        frequency_penalty: float,
+        logit_bias: dict[int, float],
+        stop: tuple[str, ...],
+        **kwargs: Any,
+    ) -> Any:
+        options: GenerationOptions = {
+            "max_tokens": predict,
+            "temperature": temp,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repeat_penalty": repeat_penalty,
+            "repeat_last_n": repeat_last_n,
+            "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty,
+            "logit_bias": logit_bias,
+            "stop": stop,
+            "seed": seed,
+        }
+        return command(*args, options=options, **kwargs)
+
+    return wrapper  # type: ignore[return-value]

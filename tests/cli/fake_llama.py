@@ -1,0 +1,91 @@
+"""A model that answers from a script; run as a program, the command line that talks with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from qllama.errors import QllamaError
+from qllama.generation.results import Piece, Timings
+
+TIMINGS = Timings(
+    load_seconds=0.5,
+    prompt_tokens=30,
+    reused_tokens=20,
+    prompt_seconds=0.04,
+    completion_tokens=50,
+    completion_seconds=2.0,
+)
+
+
+class FakeLlama:
+    """Gives each call the next of `answers`, each the pieces of one.
+
+    Parameters
+    ----------
+    answers : sequence
+        Of lists of texts or pieces; an exception in a list is raised in its place.
+    delay : float
+        Seconds before each piece.
+    """
+
+    def __init__(self, answers: Sequence[Sequence[str | BaseException]], delay: float = 0) -> None:
+        self._answers = iter(answers)
+        self._delay = delay
+        self.calls: list[tuple[Any, dict[str, Any]]] = []
+        """Prompt or messages, and options, of every call."""
+        self.loaded: list[tuple[Any, Any]] = []
+        """Model and runtime options of every load."""
+
+    def load(self, model: Any, runtime: Any) -> FakeLlama:
+        self.loaded.append((model, runtime))
+        return self
+
+    def chat(self, messages: Any, *, stream: bool, **options: Any) -> Iterator[Piece]:
+        assert stream
+        self.calls.append(([dict(message) for message in messages], options))
+        return self._answer()
+
+    def generate(self, prompt: str, *, stream: bool, **options: Any) -> Iterator[Piece]:
+        assert stream
+        self.calls.append((prompt, options))
+        return self._answer()
+
+    def _answer(self) -> Iterator[Piece]:
+        pieces = next(self._answers)
+        for i, piece in enumerate(pieces):
+            time.sleep(self._delay)
+            if isinstance(piece, BaseException):
+                raise piece
+            if isinstance(piece, Piece):
+                yield piece
+                continue
+            last = i == len(pieces) - 1
+            yield Piece(piece, (i,), "stop" if last else None, TIMINGS if last else None)
+
+
+def main() -> None:
+    """Chat with a model that counts to 1000, or says what it was told before."""
+    import qllama.cli.chat as chat_command
+    from qllama.cli import cli
+
+    class Parrot(FakeLlama):
+        def chat(self, messages: Any, *, stream: bool, **options: Any) -> Iterator[Piece]:
+            said = messages[-1]["content"]
+            if said == "count":
+                self._answers = iter([[f"{i} " for i in range(1000)]])
+            elif said == "fail":
+                self._answers = iter([["half", QllamaError("no more")]])
+            else:
+                roles = " ".join(m["role"] for m in messages)
+                self._answers = iter([["You said: ", said, f" [{roles}]"]])
+            return super().chat(messages, stream=stream, **options)
+
+    parrot = Parrot([], delay=0.02)
+    chat_command.load_model = parrot.load
+    cli.main(["chat"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""`qllama chat -p` and `qllama generate`: what the model is asked, and what is printed."""
+
+from __future__ import annotations
+
+import pytest
+
+from qllama.cli.options import RuntimeOptions
+from qllama.errors import QllamaError
+from qllama.generation.results import Piece
+
+DEFAULTS = {
+    "max_tokens": -1,
+    "temperature": 0.8,
+    "top_k": 40,
+    "top_p": 0.95,
+    "min_p": 0.05,
+    "repeat_penalty": 1.0,
+    "repeat_last_n": 64,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "logit_bias": {},
+    "stop": (),
+    "seed": -1,
+}
+
+ALL_FLAGS = (
+    "-n 7 -s 3 --temp 0.5 --top-k 5 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.1 "
+    "--repeat-last-n 32 --presence-penalty 0.2 --frequency-penalty -0.3 "
+    "-l 12+1.5 -l 13-inf --stop END --stop X -c 512 -t 2 -b 64"
+)
+
+
+def test_chat_prompt_prints_only_the_answer(run, fake_llama):
+    fake = fake_llama(["The capital ", "is Paris."])
+    result = run("chat", "-p", "What is the capital of France?")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "The capital is Paris.\n", "")
+    question = {"role": "user", "content": "What is the capital of France?"}
+    assert fake.calls == [([question], DEFAULTS)]
+    assert fake.loaded == [(None, RuntimeOptions(n_ctx=0, n_threads=None, n_batch=256))]
+
+
+def test_chat_piped_text_is_the_prompt(run, fake_llama):
+    fake = fake_llama(["Yes."])
+    result = run("chat", stdin="Is 7 prime?\n")
+    assert result.stdout == "Yes.\n"
+    assert fake.calls[0][0] == [{"role": "user", "content": "Is 7 prime?"}]
+
+
+def test_chat_dash_reads_stdin(run, fake_llama):
+    fake = fake_llama(["Yes."])
+    run("chat", "-p", "-", stdin="Is 7 prime?")
+    assert fake.calls[0][0][0]["content"] == "Is 7 prime?"
+
+
+def test_chat_empty_stdin_is_wrong_usage(run, fake_llama):
+    fake = fake_llama()
+    assert run("chat", stdin="\n").exit_code == 2
+    assert fake.loaded == []
+
+
+def test_chat_stdin_that_is_no_utf8_names_the_byte(run, fake_llama):
+    fake_llama()
+    result = run("chat", stdin=b"caf\xe9")
+    assert result.exit_code == 1
+    assert "stdin: expected UTF-8 text, found byte 0xe9 at offset 3" in result.stderr
+
+
+@pytest.mark.parametrize("flag", ["-sys", "--system"])
+def test_chat_system_message_comes_first(run, fake_llama, flag):
+    fake = fake_llama(["Ahoy."])
+    run("chat", flag, "You are a pirate.", "-s", "5", "-p", "hi")
+    messages, options = fake.calls[0]
+    assert messages[0] == {"role": "system", "content": "You are a pirate."}
+    assert options["seed"] == 5
+
+
+@pytest.mark.parametrize("command", ["chat", "generate"])
+def test_command_flags_reach_the_model(run, fake_llama, command):
+    fake = fake_llama(["a"])
+    assert run(command, "-p", "hi", *ALL_FLAGS.split()).exit_code == 0
+    assert fake.calls[0][1] == {
+        "max_tokens": 7,
+        "temperature": 0.5,
+        "top_k": 5,
+        "top_p": 0.9,
+        "min_p": 0.1,
+        "repeat_penalty": 1.1,
+        "repeat_last_n": 32,
+        "presence_penalty": 0.2,
+        "frequency_penalty": -0.3,
+        "logit_bias": {12: 1.5, 13: float("-inf")},
+        "stop": ("END", "X"),
+        "seed": 3,
+    }
+    assert fake.loaded[0][1] == RuntimeOptions(n_ctx=512, n_threads=2, n_batch=64)
+
+
+@pytest.mark.parametrize("arguments", [["m.qlm"], ["-m", "m.qlm"], ["--model", "m.qlm"]])
+def test_command_model_is_argument_or_option(run, fake_llama, arguments):
+    fake = fake_llama(["a"])
+    run("chat", *arguments, "-p", "hi")
+    assert fake.loaded[0][0] == "m.qlm"
+
+
+def test_generate_prompt_is_passed_as_it_is(run, fake_llama):
+    fake = fake_llama([" there", " was"])
+    result = run("generate", "-p", " Once\n")
+    assert result.stdout == " there was\n"
+    assert fake.calls[0][0] == " Once\n"
+
+
+def test_generate_file_is_read(run, fake_llama, tmp_path):
+    fake = fake_llama(["a"])
+    (tmp_path / "text").write_text("Zoë said\n", encoding="utf-8")
+    run("generate", "-f", str(tmp_path / "text"))
+    assert fake.calls[0][0] == "Zoë said\n"
+
+
+def test_generate_dash_reads_stdin(run, fake_llama):
+    fake = fake_llama(["a"])
+    run("generate", "-p", "-", stdin="Once")
+    assert fake.calls[0][0] == "Once"
+
+
+def test_generate_missing_file_is_named(run, fake_llama):
+    fake_llama()
+    result = run("generate", "-f", "no/such/file")
+    assert result.exit_code == 1
+    assert result.stderr == "qllama: error: no/such/file: No such file or directory\n"
+
+
+def test_answer_cut_short_by_an_error_keeps_what_was_said(run, fake_llama):
+    fake_llama(["Half of", QllamaError("the rest is lost")])
+    result = run("chat", "-p", "hi")
+    assert (result.exit_code, result.stdout) == (1, "Half of\n")
+    assert result.stderr == "qllama: error: the rest is lost\n"
+
+
+def test_answer_interrupted_exits_130(run, fake_llama):
+    fake_llama(["Half of", KeyboardInterrupt()])
+    result = run("chat", "-p", "hi")
+    assert (result.exit_code, result.stdout) == (130, "Half of\n")
+
+
+def test_answer_verbose_prints_timings_under_ollamas_labels(run, fake_llama):
+    fake_llama(["ok"])
+    result = run("chat", "-p", "hi", "--verbose")
+    assert result.stdout == "ok\n"
+    assert result.stderr.splitlines() == [
+        "",
+        "total duration:       2.540s",
+        "load duration:        500.0ms",
+        "prompt eval count:    10 token(s)",
+        "prompt eval duration: 40.0ms",
+        "prompt eval rate:     250.00 tokens/s",
+        "eval count:           50 token(s)",
+        "eval duration:        2.000s",
+        "eval rate:            25.00 tokens/s",
+    ]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(["-n", "1"], False), ([], True)])
+def test_answer_full_context_is_told_unless_a_limit_was_set(run, fake_llama, limit, expected):
+    fake_llama([Piece("a", (0,), "length")])
+    result = run("chat", "-p", "hi", *limit)
+    assert ("context window is full" in result.stderr) is expected

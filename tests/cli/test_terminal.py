@@ -1,0 +1,112 @@
+"""`qllama chat` on a real pseudo-terminal, with a scripted model behind it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pexpect = pytest.importorskip("pexpect")
+
+SCRIPT = Path(__file__).with_name("fake_llama.py")
+# Its trailing space is drawn by moving the cursor.
+PROMPT = ">>>"
+CTRL_C = "\x03"
+CTRL_D = "\x04"
+UP = "\x1b[A"
+
+
+@pytest.fixture
+def chat(isolated_home: Path) -> Iterator[pexpect.spawn]:
+    """A chat session that waits at its first prompt."""
+    # prompt_toolkit asks a terminal where its cursor is, and pexpect does not answer.
+    environment = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "NO_COLOR": "1"}
+    session = pexpect.spawn(
+        sys.executable, [str(SCRIPT)], env=environment, encoding="utf-8", timeout=60
+    )
+    session.expect_exact(PROMPT)
+    yield session
+    session.close(force=True)
+
+
+def leave(session: pexpect.spawn, keys: str) -> None:
+    session.send(keys)
+    session.expect(pexpect.EOF)
+    session.close()
+    assert session.exitstatus == 0
+
+
+def test_terminal_answer_streams_and_the_prompt_returns(chat):
+    chat.send("hello\r")
+    chat.expect_exact("You said: hello [user]")
+    chat.expect_exact(PROMPT)
+    chat.send("again\r")
+    chat.expect_exact("You said: again [user assistant user]")
+    chat.expect_exact(PROMPT)
+    leave(chat, "/bye\r")
+
+
+def test_terminal_ctrl_c_stops_the_answer_and_keeps_the_session(chat):
+    chat.send("count\r")
+    chat.expect_exact("3 4 5 ")
+    chat.send(CTRL_C)
+    chat.expect_exact(PROMPT)
+    assert "999" not in chat.before
+    chat.send("hello\r")
+    chat.expect_exact("You said: hello [user assistant user]")
+    chat.expect_exact(PROMPT)
+    leave(chat, CTRL_D)
+
+
+def test_terminal_ctrl_c_when_idle_tells_how_to_leave(chat):
+    chat.send(CTRL_C)
+    chat.expect_exact("Use Ctrl + d or /bye to exit.")
+    chat.expect_exact(PROMPT)
+    leave(chat, CTRL_D)
+
+
+def test_terminal_error_leaves_the_session_usable(chat):
+    chat.send("fail\r")
+    chat.expect_exact("qllama: error: no more")
+    chat.expect_exact(PROMPT)
+    leave(chat, "/bye\r")
+
+
+def test_terminal_clear_forgets_and_unknown_command_is_named(chat):
+    chat.send("one\r")
+    chat.expect_exact("[user]")
+    chat.expect_exact(PROMPT)
+    chat.send("/clear\r")
+    chat.expect_exact("Cleared the conversation.")
+    chat.expect_exact(PROMPT)
+    chat.send("two\r")
+    chat.expect_exact("You said: two [user]")
+    chat.expect_exact(PROMPT)
+    chat.send("/nonsense\r")
+    chat.expect_exact("Unknown command '/nonsense'.")
+    leave(chat, CTRL_D)
+
+
+def test_terminal_triple_quotes_continue_on_the_next_line(chat):
+    chat.send('"""first\r')
+    chat.expect_exact("...")
+    chat.send('second"""\r')
+    chat.expect("You said: first\r\nsecond")
+    chat.expect_exact(PROMPT)
+    leave(chat, CTRL_D)
+
+
+def test_terminal_history_is_kept_in_the_users_data_directory(chat, isolated_home):
+    chat.send("remember me\r")
+    chat.expect_exact("You said: remember me [user]")
+    chat.expect_exact(PROMPT)
+    chat.send(UP + "\r")
+    chat.expect_exact("You said: remember me [user assistant user]")
+    chat.expect_exact(PROMPT)
+    leave(chat, CTRL_D)
+    histories = list(isolated_home.rglob("history"))
+    assert len(histories) == 1
+    assert "remember me" in histories[0].read_text(encoding="utf-8")

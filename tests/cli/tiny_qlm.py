@@ -1,0 +1,71 @@
+"""A complete, tiny `.qlm` file: one layer, a byte-level tokenizer, zero weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from qllama.config import ModelConfig, TokenizerConfig
+from qllama.format import QlmWriter, TensorSpec
+from qllama.format.spec import tensor_n_bytes
+
+BEGIN, END = 256, 257
+
+CONFIG = ModelConfig(
+    model_type="llama",
+    vocab_size=258,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=1,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=128,
+    rms_norm_eps=1e-5,
+    tie_word_embeddings=True,
+)
+LAYER = "model.layers.0."
+SPECS = (
+    TensorSpec("model.embed_tokens.weight", "q8_0", (258, 32)),
+    TensorSpec(f"{LAYER}input_layernorm.weight", "f32", (32,)),
+    TensorSpec(f"{LAYER}self_attn.q_proj.weight", "q4", (32, 32)),
+    TensorSpec(f"{LAYER}self_attn.k_proj.weight", "q4", (16, 32)),
+    TensorSpec(f"{LAYER}self_attn.v_proj.weight", "q4", (16, 32)),
+    TensorSpec(f"{LAYER}self_attn.o_proj.weight", "q4", (32, 32)),
+    TensorSpec(f"{LAYER}post_attention_layernorm.weight", "f32", (32,)),
+    TensorSpec(f"{LAYER}mlp.gate_proj.weight", "q4", (64, 32)),
+    TensorSpec(f"{LAYER}mlp.up_proj.weight", "q4", (64, 32)),
+    TensorSpec(f"{LAYER}mlp.down_proj.weight", "q4", (32, 64)),
+    TensorSpec("model.norm.weight", "f32", (32,)),
+)
+
+
+def tokenizer_json() -> bytes:
+    """One token a byte, `<|begin|>` 256 and `<|end|>` 257."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[])
+    )
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.add_special_tokens(["<|begin|>", "<|end|>"])
+    return backend.to_str().encode()
+
+
+def write_tiny_qlm(path: Path) -> Path:
+    """Write the file to `path`."""
+    tokenizer = TokenizerConfig(
+        "tokenizers",
+        bos_token_id=BEGIN,
+        eos_token_ids=(END,),
+        add_bos_token=True,
+        chat_template="{{ messages }}",
+    )
+    recipe = {"name": "q4"}
+    provenance = {"source": "tiny.gguf", "sha256": "0" * 64}
+    with QlmWriter(path, CONFIG, tokenizer, tokenizer_json(), SPECS, recipe, provenance) as file:
+        for spec in SPECS:
+            file.write(spec.name, np.zeros(tensor_n_bytes(spec), np.uint8))
+    return path
