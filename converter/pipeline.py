@@ -137,7 +137,7 @@ def model_name(source: Path) -> str:
 
 
 def default_out_path(source: Path, type: str) -> Path:
-    """Name a conversion in the current directory: `NAME-TYPE.qlm`.
+    """Name a conversion to `type` in the current directory: `NAME-TYPE.qlm`.
 
     NAME is that of `source` without the weight type that GGUF names end with, so
     `Llama-3.2-1B.Q4_K_M.gguf` becomes `Llama-3.2-1B-q4.qlm`.
@@ -147,6 +147,12 @@ def default_out_path(source: Path, type: str) -> Path:
 
 def file_sha256(path: Path, *, on_progress: OnProgress | None = None) -> str:
     """Hash a file.
+
+    Parameters
+    ----------
+    path : Path
+    on_progress : callable or None
+        Told of bytes.
 
     Returns
     -------

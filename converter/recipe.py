@@ -34,7 +34,7 @@ class Recipe:
     head: str
 
     def type_of(self, name: str, shape: tuple[int, ...]) -> str:
-        """Weight type of the tensor `name`."""
+        """Weight type of the tensor `name` of shape `shape`."""
         if len(shape) == 1:
             return "f32"
         return {EMBEDDING: self.embedding, HEAD: self.head}.get(name, self.matrices)

@@ -71,12 +71,12 @@ class Slab:
 
 
 def carried_type(tensor: SourceTensor, spec: TensorSpec) -> BlockType | None:
-    """Type of the blocks that are taken over as they are; None where rows are decoded."""
+    """Type of the blocks of `tensor` that `spec` takes over; None where rows are decoded."""
     return tensor.block_type if tensor.block_type == spec.type else None
 
 
 def slabs_of(tensor: SourceTensor, spec: TensorSpec) -> Iterator[Slab]:
-    """Cut a tensor; a vector is one slab."""
+    """Cut `tensor`, to be stored as `spec` says; a vector is one slab."""
     rows = tensor.shape[0]
     step = rows
     if len(tensor.shape) == 2:
@@ -89,7 +89,7 @@ def slabs_of(tensor: SourceTensor, spec: TensorSpec) -> Iterator[Slab]:
 def encoded(
     slabs: Iterable[Slab], n_threads: int
 ) -> Generator[tuple[Slab, npt.NDArray[np.uint8]], None, None]:
-    """Encode slabs on `n_threads` threads; yield each with its bytes, in order.
+    """Encode `slabs` on `n_threads` threads; yield each with its bytes, in order.
 
     Closing the iterator early drops the slabs that no thread has begun.
     """

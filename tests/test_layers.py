@@ -30,7 +30,16 @@ LAYERS = (
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 
 # What the converter builds on, and who may call it (always lazily: it is a heavy guest).
-CONVERTER_USES = ("errors", "paths", "config", "quant", "format", "tokenizer", "kernels.quantize")
+CONVERTER_USES = (
+    "errors",
+    "paths",
+    "config",
+    "quant",
+    "format",
+    "tokenizer",
+    "kernels.cores",
+    "kernels.quantize",
+)
 CONVERTER_CALLERS = ("hub", "cli")
 
 

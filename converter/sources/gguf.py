@@ -139,7 +139,7 @@ class GgufTensor:
             ) from None
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
-        """Decode rows start..stop-1; see `base.SourceTensor.read`."""
+        """Decode rows `start` to `stop` - 1; see `base.SourceTensor.read`."""
         # Damaged scales decode to infinities; whoever takes the values checks for those.
         with np.errstate(all="ignore"):
             if len(self.shape) == 1:
@@ -151,7 +151,7 @@ class GgufTensor:
         return np.ascontiguousarray(values, np.float32)
 
     def read_blocks(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """Read rows undecoded; see `base.SourceTensor.read_blocks`."""
+        """Read rows `start` to `stop` - 1 undecoded; see `base.SourceTensor.read_blocks`."""
         row_bytes = self.n_bytes // self.shape[0]
         wanted = np.arange(start, stop) if self.row_order is None else self.row_order[start:stop]
         # Permuted rows stay within their head, so the rows between are few.
