@@ -34,6 +34,7 @@ from qllama.quant import codec
 __all__ = ["QlmFile"]
 
 _VERIFY_CHUNK = 4 * 1024 * 1024
+_MAX_MESSAGE = 400
 
 
 class QlmFile:
@@ -94,7 +95,8 @@ class QlmFile:
             reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise ModelNotFoundError(f"{path}: cannot be read: {reason}") from error
         except (QlmFormatError, UnsupportedModelError) as error:
-            raise type(error)(f"{path}: {error}") from error
+            # A hostile header can put megabytes into a message.
+            raise type(error)(f"{path}: {str(error)[:_MAX_MESSAGE]}") from error
         return cls(path, header, mapping, prelude.data_offset)
 
     def __enter__(self) -> QlmFile:

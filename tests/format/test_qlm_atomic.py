@@ -1,0 +1,218 @@
+"""No failure leaves a file under the target's name, or damages one that was there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from qlm_sample import SPECS, contents, write_sample, writer
+
+from qllama.errors import ConversionError
+from qllama.format import QlmFile, partial
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX only")
+
+
+HALF = """
+import time
+with writer(path) as file:
+    file.write(SPECS[0].name, contents(SPECS[0]))
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+LIMITED = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (66000, 66000))
+write_sample(path)
+"""
+
+
+def start(path: Path, code: str = HALF) -> subprocess.Popen[str]:
+    """Start a process that runs `code` on `path`, by default writing half and waiting."""
+    prelude = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\n"
+        "from qlm_sample import SPECS, contents, write_sample, writer\n"
+        f"path = Path({str(path)!r})\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", prelude + code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(p.name for p in directory.iterdir())
+
+
+@posix
+def test_writer_killed_leaves_target_alone_and_next_run_cleans_up(tmp_path):
+    path = tmp_path / "m.qlm"
+    path.write_bytes(b"old")
+    with start(path) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGKILL)
+    assert path.read_bytes() == b"old"
+    assert len(names(tmp_path)) == 2
+    write_sample(path)
+    QlmFile.open(path).verify()
+    assert names(tmp_path) == ["m.qlm"]
+
+
+@posix
+def test_writer_interrupted_removes_its_file(tmp_path):
+    with start(tmp_path / "m.qlm") as process:
+        assert process.stdout.readline() == "ready\n"
+        assert len(names(tmp_path)) == 1
+        process.send_signal(signal.SIGINT)
+        assert "KeyboardInterrupt" in process.stderr.read()
+    assert names(tmp_path) == []
+
+
+@posix
+def test_writer_two_at_once_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "m.qlm"
+    with start(path) as process:
+        assert process.stdout.readline() == "ready\n"
+        # A live one's file is not rubbish, another target's never.
+        (tmp_path / ".other.qlm.0123abcd.partial").write_bytes(b"")
+        write_sample(path)
+        assert len(names(tmp_path)) == 3
+        QlmFile.open(path).verify()
+        process.kill()
+
+
+@posix
+def test_writer_two_in_one_process_last_one_wins(tmp_path):
+    path = tmp_path / "m.qlm"
+    with writer(path, recipe={"n": 1}) as first:
+        with writer(path, recipe={"n": 2}) as second:
+            for spec in SPECS:
+                first.write(spec.name, contents(spec))
+                second.write(spec.name, contents(spec))
+        assert QlmFile.open(path).recipe == {"n": 2}
+    assert QlmFile.open(path).recipe == {"n": 1}
+    assert names(tmp_path) == ["m.qlm"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_writer_exception_in_block_leaves_old_file(tmp_path, error):
+    path = tmp_path / "m.qlm"
+    path.write_bytes(b"old")
+
+    def fail():
+        with writer(path) as file:
+            file.write(SPECS[0].name, contents(SPECS[0]))
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert names(tmp_path) == ["m.qlm"]
+    assert path.read_bytes() == b"old"
+
+
+@posix
+def test_writer_new_file_has_the_usual_permissions(tmp_path):
+    (tmp_path / "usual").write_bytes(b"")
+    path = write_sample(tmp_path / "m.qlm")
+    assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_writer_disk_too_small_is_refused_at_once(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(partial.shutil, "disk_usage", lambda _: usage)
+    file = writer(tmp_path / "m.qlm")
+    message = rf"m\.qlm: cannot be written: .*needs {file.file_size} bytes, 1000 are free"
+    with pytest.raises(ConversionError, match=message):
+        file.__enter__()
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_writer_disk_full_while_writing_leaves_no_file(tmp_path, monkeypatch):
+    def full(target):
+        path = target.with_name("temporary")
+        path.symlink_to("/dev/full")
+        return path, path.open("r+b", buffering=64)
+
+    monkeypatch.setattr(partial, "_create", full)
+    with pytest.raises(ConversionError, match=r"m\.qlm: .*No space left.* needs \d+ bytes"):
+        write_sample(tmp_path / "m.qlm")
+    assert names(tmp_path) == []
+
+
+@posix
+def test_writer_file_size_limit_leaves_no_file(tmp_path):
+    with start(tmp_path / "m.qlm", LIMITED) as process:
+        error = process.stderr.read()
+    assert "m.qlm: cannot be written: File too large: it needs" in error
+    assert names(tmp_path) == []
+
+
+@posix
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_writer_failed_sync_leaves_no_file(tmp_path, monkeypatch, number):
+    def fail(_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(partial.os, "fsync", fail)
+    with pytest.raises(ConversionError, match=os.strerror(number)):
+        write_sample(tmp_path / "m.qlm")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
+def test_writer_refused_directory_is_named(tmp_path, monkeypatch, number):
+    def refuse(target):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(partial, "_create", refuse)
+    with pytest.raises(ConversionError, match="choose a directory you may write to") as caught:
+        write_sample(tmp_path / "m.qlm")
+    assert os.strerror(number) in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+@posix
+@pytest.mark.skipif(sys.platform != "win32" and os.geteuid() == 0, reason="root may write")
+def test_writer_read_only_directory_is_refused(tmp_path):
+    tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(ConversionError, match="choose a directory you may write to"):
+            write_sample(tmp_path / "m.qlm")
+    finally:
+        tmp_path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("target", "fragment"),
+    [
+        ("nowhere/m.qlm", "make the directory first"),
+        ("file/m.qlm", "make the directory first"),
+        ("", "not a regular file"),
+        ("x" * 250 + ".qlm", "name too long"),
+    ],
+)
+def test_writer_impossible_target_is_refused(tmp_path, target, fragment):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConversionError, match=f"(?i){fragment}"):
+        write_sample(tmp_path / target)
+    assert names(tmp_path) == ["file"]
+
+
+@posix
+def test_writer_device_is_never_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConversionError, match="not a regular file"):
+        write_sample(pipe)
+    assert pipe.is_fifo()
