@@ -23,12 +23,14 @@ CHAT_TEMPLATE = (
 class ByteTokenizer(BaseTokenizer):
     """One token a byte, and four control tokens."""
 
-    def __init__(self, **config):
+    def __init__(self, *, adds_space=False, **config):
         config = {"bos_token_id": BOS, "eos_token_ids": (EOS,)} | config
-        super().__init__(TokenizerConfig("tokenizers", **config), VOCAB_SIZE, False)
-
-    def is_special(self, token_id):
-        return token_id in SPECIAL
+        super().__init__(
+            TokenizerConfig("tokenizers", **config),
+            vocab_size=VOCAB_SIZE,
+            adds_space=adds_space,
+            added=dict.fromkeys(SPECIAL, True),
+        )
 
     def _encode_text(self, text, parse_special):
         ids = []

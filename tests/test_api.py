@@ -49,8 +49,8 @@ def load(monkeypatch):
             engine = FakeEngine(dict(answers), n_ctx=n_ctx)
             engine.config = types.SimpleNamespace(vocab_size=VOCAB_SIZE)
             engine.n_threads = n_threads or 2
-            engine.closed = False
-            engine.close = lambda: setattr(engine, "closed", True)
+            engine.n_closed = 0
+            engine.close = lambda: setattr(engine, "n_closed", engine.n_closed + 1)
             for stage in range(4):
                 on_compile(f"kernel {stage}", stage, 3)
             engines.append(engine)
@@ -240,9 +240,9 @@ def test_close_frees_engine_and_file_once_and_refuses_further_work(load):
     with load({"Q": "Hey"}) as llm:
         stream = llm.generate("Q", stream=True, temperature=0)
         assert next(stream) == "H"
-    assert llm.engine.closed
-    assert llm.file.closed
     llm.close()
+    assert llm.engine.n_closed == 1
+    assert llm.file.closed
     for work in (lambda: next(stream), lambda: llm.generate("Q"), lambda: llm.logits([1])):
         with pytest.raises(ValueError, match="closed"):
             work()

@@ -93,7 +93,8 @@ class Stream(Iterator[Piece]):
     load_seconds : float
         Passed on to `Timings`.
     on_progress : callable, optional
-        Given prompt tokens done and to do while the prompt is evaluated.
+        Given tokens done and to do between the batches of a long evaluation: the
+        prompt's, or that of tokens which another call displaced.
 
     Raises
     ------
@@ -218,8 +219,7 @@ class Stream(Iterator[Piece]):
         is_first = self._n_tokens == self._n_prompt
         started = time.perf_counter()
         logits, n_reused = self._session.evaluate(
-            self._tokens[: self._n_tokens],
-            on_progress=self._on_prompt_chunk if is_first else self._on_chunk,
+            self._tokens[: self._n_tokens], on_progress=self._on_chunk
         )
         if is_first:
             self._n_reused = n_reused
@@ -247,22 +247,14 @@ class Stream(Iterator[Piece]):
 
     def _finish(self, reason: FinishReason) -> str:
         """End the answer for `reason`; return the text withheld until now."""
-        text = self._stops.push(self._detokenizer.flush())
-        if self._stops.found:
-            reason = "stop"
-        else:
-            text += self._stops.flush()
         self._finish_reason = reason
-        return text
+        return self._stops.push(self._detokenizer.flush()) + self._stops.flush()
 
     def _check_cancelled(self) -> None:
         if self._cancelled:
             raise _Cancelled
 
     def _on_chunk(self, done: int, total: int) -> None:
-        self._check_cancelled()
-
-    def _on_prompt_chunk(self, done: int, total: int) -> None:
         self._check_cancelled()
         if self._on_progress is not None:
             self._on_progress(done, total)

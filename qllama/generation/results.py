@@ -97,9 +97,6 @@ class Piece(str):
         piece.timings = timings
         return piece
 
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return str(self), self.token_ids, self.finish_reason, self.timings
-
 
 class Completion(str):
     """A whole answer, a `str`.
@@ -141,6 +138,7 @@ class Completion(str):
         return completion
 
     def __getnewargs__(self) -> tuple[Any, ...]:
+        # Without them, copies and pickles would call __new__ with the text alone.
         return str(self), self.token_ids, self.finish_reason, self.seed, self.timings
 
     @property

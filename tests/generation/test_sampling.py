@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import types
 
 import numpy as np
 import pytest
@@ -172,6 +173,12 @@ def test_sample_takes_one_random_number_however_many_tokens_are_left():
     after_peaked.sample(peaked, NOTHING)
     after_flat.sample(np.zeros(6, np.float32), NOTHING)
     assert draws(after_peaked, 20) == draws(after_flat, 20)
+
+
+def test_sample_smallest_random_number_takes_no_forbidden_token(monkeypatch):
+    zero = types.SimpleNamespace(random=lambda: 0.0)
+    monkeypatch.setattr(np.random, "Generator", lambda bits: zero)
+    assert draws(sampler(logit_bias={0: -math.inf}, **UNFILTERED), 1) == [1]
 
 
 def test_sample_leaves_the_logits_as_they_are():

@@ -13,11 +13,11 @@ from qllama.generation.session import Session
 class Model:
     """An engine with what is needed to start greedy answers of it."""
 
-    def __init__(self, answers=(), **engine):
+    def __init__(self, answers=(), tokenizer=None, **engine):
         self.engine = FakeEngine(dict(answers), **engine)
         self.session = Session(self.engine)
         self.lock = threading.Lock()
-        self.generator = Generator(self.session, self.lock, ByteTokenizer())
+        self.generator = Generator(self.session, self.lock, tokenizer or ByteTokenizer())
 
     def start(self, prompt, **options):
         return self.generator.start(token_ids(prompt), **{"temperature": 0} | options)
@@ -115,6 +115,12 @@ def test_stream_stop_token_ends_the_answer(option):
 
 def test_stream_control_token_in_an_answer_has_no_text():
     assert Model({"Q": [*b"a", ASSISTANT, *b"b"]}).start("Q").completion() == "ab"
+
+
+@pytest.mark.parametrize(("prompt", "text"), [("Q:", " A"), ([*b"Q:", ASSISTANT], "A")])
+def test_stream_leading_space_is_kept_unless_the_tokenizer_added_it(prompt, text):
+    model = Model({tuple(token_ids(prompt)): " A"}, ByteTokenizer(adds_space=True))
+    assert model.start(prompt).completion() == text
 
 
 @pytest.mark.parametrize(("n", "text"), [(1, "H"), (2, "He"), (3, "Hey")])
