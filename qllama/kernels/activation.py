@@ -25,10 +25,10 @@ from qllama.kernels import vector as v
 from qllama.kernels._jit import intrinsic, njit
 from qllama.kernels.isa import Isa, current_isa
 from qllama.kernels.linear import Q8_BYTES
-from qllama.kernels.simd import F32, I8, I32, I64
+from qllama.kernels.simd import F32, I8, I32, I64, Value
 from qllama.quant.types import BLOCK
 
-__all__ = ["group_of", "pack_f32", "pack_q8", "token_groups"]
+__all__ = ["group_of", "pack_f32", "pack_q8", "q8_residual", "token_groups"]
 
 
 def token_groups(n_tokens: int, isa: Isa) -> list[tuple[int, int]]:
@@ -74,34 +74,45 @@ def pack_q8(x, n_blocks, packed, width, lane):
         _pack_block(x + 4 * BLOCK * block, packed + Q8_BYTES * width * block, width, lane)
 
 
+@njit
+def q8_residual(x, n_blocks):
+    """Leave in the row at address `x` what `pack_q8` rounds away: x - scale * code."""
+    for block in range(n_blocks):
+        _subtract_rounded(x + 4 * BLOCK * block)
+
+
+def _call(b: Any, name: str, result: Any, *arguments: Value) -> Value:
+    return b.call(simd.declare(b, name, result, [a.type for a in arguments]), arguments)
+
+
+def _quantize_block(b: Any, x: Value) -> tuple[Value, Value, Value]:
+    """(values, codes, scale) of the 32 float32 at address `x`; codes are int32 lanes."""
+    kind, ints = simd.vector(F32, BLOCK), simd.vector(I32, BLOCK)
+    values = simd.load(b, b.inttoptr(x, I8.as_pointer()), kind)
+    absolute = _call(b, "llvm.fabs.v32f32", kind, values)
+    absmax = _call(b, "llvm.vector.reduce.fmaximum.v32f32", F32, absolute)
+    is_zero = b.fcmp_ordered("==", absmax, F32(0.0))
+    inverse = b.select(is_zero, F32(0.0), b.fdiv(F32(127.0), absmax))
+    scaled = b.fmul(values, simd.splat(b, inverse, BLOCK))
+    rounded = _call(b, "llvm.rint.v32f32", kind, scaled)
+    codes = _call(b, "llvm.fptosi.sat.v32i32.v32f32", ints, rounded)
+    # inf * 0 is NaN: a block that holds an infinity must not look finite.
+    scale = b.fmul(b.fdiv(absmax, F32(127.0)), b.fadd(F32(1.0), b.fmul(absmax, F32(0.0))))
+    return values, codes, scale
+
+
 @intrinsic
 def _pack_block(
     _context: Any, x: Any, packed: Any, width: Any, lane: Any
 ) -> tuple[Any, Callable[..., Any]]:
     signature = types.void(types.int64, types.int64, types.int64, types.int64)
 
-    def codegen(context: Any, b: Any, _signature: Any, values: Any) -> Any:
-        x, packed, width, lane = values
-        pointer = I8.as_pointer()
-        kind, ints = simd.vector(F32, BLOCK), simd.vector(I32, BLOCK)
-        values = simd.load(b, b.inttoptr(x, pointer), kind)
-
-        def call(name: str, result: Any, *args: Any) -> Any:
-            return b.call(simd.declare(b, name, result, [a.type for a in args]), args)
-
-        absolute = call("llvm.fabs.v32f32", kind, values)
-        absmax = call("llvm.vector.reduce.fmaximum.v32f32", F32, absolute)
-        is_zero = b.fcmp_ordered("==", absmax, F32(0.0))
-        inverse = b.select(is_zero, F32(0.0), b.fdiv(F32(127.0), absmax))
-        scaled = b.fmul(values, simd.splat(b, inverse, BLOCK))
-        rounded = call("llvm.rint.v32f32", kind, scaled)
-        codes = call("llvm.fptosi.sat.v32i32.v32f32", ints, rounded)
-        total = call("llvm.vector.reduce.add.v32i32", I32, codes)
-        # inf * 0 is NaN: a block that holds an infinity must not look finite.
-        scale = b.fmul(b.fdiv(absmax, F32(127.0)), b.fadd(F32(1.0), b.fmul(absmax, F32(0.0))))
+    def codegen(context: Any, b: Any, _signature: Any, arguments: Any) -> Any:
+        x, packed, width, lane = arguments
+        _values, codes, scale = _quantize_block(b, x)
+        total = _call(b, "llvm.vector.reduce.add.v32i32", I32, codes)
         groups = b.bitcast(b.trunc(codes, simd.vector(I8, BLOCK)), simd.vector(I32, 8))
-
-        base = b.inttoptr(b.add(packed, b.mul(lane, I64(4))), pointer)
+        base = b.inttoptr(b.add(packed, b.mul(lane, I64(4))), I8.as_pointer())
         stride = b.mul(width, I64(4))
         columns = [
             b.mul(total, I32(-128)),
@@ -115,3 +126,15 @@ def _pack_block(
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@intrinsic
+def _subtract_rounded(_context: Any, x: Any) -> tuple[Any, Callable[..., Any]]:
+    def codegen(context: Any, b: Any, _signature: Any, arguments: Any) -> Any:
+        (x,) = arguments
+        values, codes, scale = _quantize_block(b, x)
+        rounded = b.fmul(b.sitofp(codes, values.type), simd.splat(b, scale, BLOCK))
+        simd.store(b, b.fsub(values, rounded), b.inttoptr(x, I8.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from qllama.config import ModelConfig
 from qllama.kernels.attention import CHUNK
-from qllama.model.decoder import QUERIES_PER_GROUP
 from qllama.model.records import BATCH
 from qllama.model.rotary import RotaryTable
+from qllama.model.self_attention import QUERIES_PER_GROUP
 from qllama.quant.types import TILE_ROWS
 
 __all__ = ["MAX_SPLIT_TOKENS", "Batch"]

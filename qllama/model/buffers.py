@@ -13,9 +13,9 @@ from qllama.kernels.linear import Q8_BYTES, linear
 from qllama.kernels.team import ThreadTeam
 from qllama.model.arena import Arena
 from qllama.model.batch import MAX_SPLIT_TOKENS
-from qllama.model.decoder import MAX_LANES, QUERIES_PER_GROUP
 from qllama.model.kv_cache import KvCache
 from qllama.model.records import MODEL
+from qllama.model.self_attention import MAX_LANES, QUERIES_PER_GROUP
 from qllama.model.weights import Weights
 from qllama.quant.types import BLOCK, TILE_ROWS
 
@@ -79,7 +79,8 @@ class Buffers:
             "qkv": _FLOAT * qkv * n_batch,
             "attended": _FLOAT * attention * n_batch,
             "partials": partial * n_partials,
-            "packed_q8": needs_q8 * Q8_BYTES * widest // BLOCK * n_batch,
+            # Twice the tokens: the output head reads each in two parts.
+            "packed_q8": needs_q8 * 2 * Q8_BYTES * widest // BLOCK * n_batch,
             "hidden_q8": needs_q8 * Q8_BYTES * mlp // BLOCK * n_batch,
             "packed_f32": needs_f32 * _FLOAT * widest * n_batch,
             "hidden_f32": needs_f32 * _FLOAT * mlp * n_batch,

@@ -28,8 +28,8 @@ def forward(file: QlmFile, tokens: Sequence[int], *, quantize_activations: bool 
     file : QlmFile
     tokens : sequence of int, (n_tokens,)
     quantize_activations : bool
-        Round the inputs of integer-typed matrices to int8 blocks of 32 and keys and
-        values to half precision, as the compiled kernels do; else all float32.
+        Round the inputs of integer-typed matrices (but the head) to int8 blocks of 32,
+        and keys and values to half precision, as the compiled kernels do; else all float32.
 
     Returns
     -------
@@ -67,6 +67,7 @@ def forward(file: QlmFile, tokens: Sequence[int], *, quantize_activations: bool 
     def cached(x: F32) -> F32:
         return x.astype(np.float16).astype(np.float32) if quantize_activations else x
 
+    head = "model.embed_tokens" if config.tie_word_embeddings else "lm_head"
     x = file.matrix("model.embed_tokens.weight")[np.asarray(tokens)]
     for i in range(config.num_hidden_layers):
         layer = f"model.layers.{i}."
@@ -81,5 +82,5 @@ def forward(file: QlmFile, tokens: Sequence[int], *, quantize_activations: bool 
         hidden = ops.swiglu(linear(n, layer + "mlp.gate_proj"), linear(n, layer + "mlp.up_proj"))
         x = x + linear(hidden, layer + "mlp.down_proj")
     x = ops.rms_norm(x, vector("model.norm.weight"), config.rms_norm_eps)
-    tied = config.tie_word_embeddings
-    return linear(x, "model.embed_tokens" if tied else "lm_head")
+    # The compiled head reads its input to twice the bits: here, unrounded.
+    return ops.linear(x, file.matrix(head + ".weight"))

@@ -1,0 +1,214 @@
+"""Matrix phases of the compiled forward pass: norms, projections, feed-forward.
+
+Each function runs on every thread of a team at once; see `decoder`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qllama.kernels import vector as v
+from qllama.kernels._jit import njit
+from qllama.kernels.activation import group_of, pack_f32, pack_q8, q8_residual
+from qllama.kernels.linear import Q8_BYTES, call_linear
+from qllama.kernels.norm import rms_norm
+from qllama.kernels.swiglu import swiglu
+from qllama.kernels.team import claim
+from qllama.model.records import K, Q, V
+from qllama.quant.types import BLOCK, TILE_ROWS
+
+__all__ = [
+    "feed_forward",
+    "multiply",
+    "multiply_head",
+    "normalize",
+    "normalize_outputs",
+    "pack_row",
+    "project_qkv",
+]
+
+_FLOAT = 4
+_TILE_FLOATS = _FLOAT * TILE_ROWS
+#: A claim of weight tiles is about this many bytes, fewer where there is little work.
+_CLAIM_BYTES = 32768
+
+
+@njit
+def pack_row(x, n_blocks, q8, f32, token, n_tokens):
+    """Pack one token's row for the kinds of matrices that read it (address 0: none)."""
+    group, width = group_of(token, n_tokens)
+    if q8 != 0:
+        pack_q8(x, n_blocks, q8 + Q8_BYTES * n_blocks * group, width, token - group)
+    if f32 != 0:
+        pack_f32(x, n_blocks, f32 + _FLOAT * BLOCK * n_blocks * group, width, token - group)
+
+
+@njit
+def normalize(model, n_tokens, weight, thread):
+    """Pack the norm of every residual row."""
+    row = model.scratch + model.scratch_bytes * thread
+    n_blocks = model.hidden_padded // BLOCK
+    while True:
+        t = claim(model.team, 1)
+        if t >= n_tokens:
+            return
+        x = model.residual + _FLOAT * model.hidden_padded * t
+        rms_norm(x, weight, row, model.hidden_size, model.hidden_padded, model.eps)
+        pack_row(row, n_blocks, model.packed_q8, model.packed_f32, t, n_tokens)
+
+
+@njit
+def _claim_size(model, n_tiles, tile_bytes, n_tokens):
+    """Tiles to claim at once: enough bytes to stream, few enough to share out evenly."""
+    if n_tokens > 4:
+        return 1
+    return max(1, min(_CLAIM_BYTES // tile_bytes, n_tiles // (4 * model.n_threads)))
+
+
+@njit
+def _multiply_tile(linear, tile, activations, n_tokens, out, stride, accumulate):
+    """One tile of one matrix times all tokens, plus its bias."""
+    weights = linear.weights + tile * linear.tile_bytes
+    call_linear(
+        linear.kernel, (weights, activations, out, linear.n_blocks, n_tokens, stride, accumulate)
+    )
+    if linear.bias != 0:
+        bias = v.load(linear.bias + _TILE_FLOATS * tile)
+        for t in range(n_tokens):
+            v.store(out + stride * t, v.load(out + stride * t) + bias)
+
+
+@njit
+def _activations(model, linear, is_hidden):
+    """Address of the packed activations that this matrix reads."""
+    if is_hidden:
+        return model.hidden_f32 if linear.packing == 1 else model.hidden_q8
+    return model.packed_f32 if linear.packing == 1 else model.packed_q8
+
+
+@njit
+def multiply(model, n_tokens, linear, is_hidden, out, columns, accumulate):
+    """out[t] (+)= linear(packed activations of t), `columns` floats a row."""
+    activations = _activations(model, linear, is_hidden)
+    count = _claim_size(model, linear.n_tiles, linear.tile_bytes, n_tokens)
+    while True:
+        first = claim(model.team, count)
+        if first >= linear.n_tiles:
+            return
+        for tile in range(first, min(first + count, linear.n_tiles)):
+            address = out + _TILE_FLOATS * tile
+            _multiply_tile(
+                linear, tile, activations, n_tokens, address, _FLOAT * columns, accumulate
+            )
+
+
+@njit
+def project_qkv(model, batch, linears, layer):
+    """qkv[t] = q, k and v projections, one shared run of tiles."""
+    q, k = linears[layer, Q], linears[layer, K]
+    k_start = q.n_tiles
+    v_start = k_start + k.n_tiles
+    n_tiles = v_start + linears[layer, V].n_tiles
+    count = _claim_size(model, n_tiles, q.tile_bytes, batch.n_tokens)
+    stride = _FLOAT * model.qkv_columns
+    while True:
+        first = claim(model.team, count)
+        if first >= n_tiles:
+            return
+        for i in range(first, min(first + count, n_tiles)):
+            which, tile, column = Q, i, 0
+            if i >= v_start:
+                which, tile, column = V, i - v_start, model.v_column
+            elif i >= k_start:
+                which, tile, column = K, i - k_start, model.k_column
+            linear = linears[layer, which]
+            activations = _activations(model, linear, False)
+            out = model.qkv + _FLOAT * column + _TILE_FLOATS * tile
+            _multiply_tile(linear, tile, activations, batch.n_tokens, out, stride, 0)
+
+
+@njit
+def normalize_outputs(model, batch, head, thread):
+    """Pack the final norm of the wanted tokens for the output head.
+
+    The head's rounding errors go straight into the logits (a third of the
+    divergence that int8 activations cause), so an integer head reads each token
+    twice: rounded, and what the rounding left over.
+    """
+    row = model.scratch + model.scratch_bytes * thread
+    n_blocks = model.hidden_padded // BLOCK
+    while True:
+        t = claim(model.team, 1)
+        if t >= batch.n_outputs:
+            return
+        x = model.residual + _FLOAT * model.hidden_padded * v.load_int(batch.outputs + 4 * t)
+        rms_norm(x, model.final_norm, row, model.hidden_size, model.hidden_padded, model.eps)
+        if head.packing == 1:
+            pack_row(row, n_blocks, 0, model.packed_f32, t, batch.n_outputs)
+        else:
+            pack_row(row, n_blocks, model.packed_q8, 0, 2 * t, 2 * batch.n_outputs)
+            q8_residual(row, n_blocks)
+            pack_row(row, n_blocks, model.packed_q8, 0, 2 * t + 1, 2 * batch.n_outputs)
+
+
+@njit
+def multiply_head(model, batch, head, thread):
+    """logits[t] = head(final norm of output t), the parts of a token added up."""
+    parts = 1 if head.packing == 1 else 2
+    n_rows = parts * batch.n_outputs
+    activations = _activations(model, head, False)
+    rows = model.scratch + model.scratch_bytes * thread
+    count = _claim_size(model, head.n_tiles, head.tile_bytes, n_rows)
+    while n_rows > 0:
+        first = claim(model.team, count)
+        if first >= head.n_tiles:
+            return
+        for tile in range(first, min(first + count, head.n_tiles)):
+            _multiply_tile(head, tile, activations, n_rows, rows, _TILE_FLOATS, 0)
+            for t in range(batch.n_outputs):
+                logits = v.load(rows + _TILE_FLOATS * parts * t)
+                if parts == 2:
+                    logits = logits + v.load(rows + _TILE_FLOATS * (2 * t + 1))
+                out = batch.logits + _FLOAT * batch.logits_columns * t + _TILE_FLOATS * tile
+                v.store(out, logits)
+
+
+@njit
+def feed_forward(model, n_tokens, gate, up, thread):
+    """Pack silu(gate) * up, a block of 32 columns (two tiles of each) at a time."""
+    stride = _FLOAT * BLOCK
+    gates = model.scratch + model.scratch_bytes * thread
+    ups = gates + stride * n_tokens
+    count = _claim_size(model, model.intermediate_blocks, 4 * gate.tile_bytes, n_tokens)
+    while True:
+        first = claim(model.team, count)
+        if first >= model.intermediate_blocks:
+            return
+        for block in range(first, min(first + count, model.intermediate_blocks)):
+            for half in range(2):
+                tile = 2 * block + half
+                out = _TILE_FLOATS * half
+                if tile < gate.n_tiles:
+                    a = _activations(model, gate, False)
+                    _multiply_tile(gate, tile, a, n_tokens, gates + out, stride, 0)
+                    a = _activations(model, up, False)
+                    _multiply_tile(up, tile, a, n_tokens, ups + out, stride, 0)
+                    for t in range(n_tokens):
+                        row = gates + out + stride * t
+                        swiglu(row, ups + out + stride * t, row)
+                else:
+                    for t in range(n_tokens):
+                        v.store(gates + out + stride * t, v.splat(np.float32(0.0)))
+            for t in range(n_tokens):
+                _pack_block(model, gates + stride * t, block, t, n_tokens)
+
+
+@njit
+def _pack_block(model, row, block, token, n_tokens):
+    """Pack one block of 32 columns of the hidden activations of one token."""
+    group, width = group_of(token, n_tokens)
+    blocks = model.intermediate_blocks * group + width * block
+    if model.hidden_q8 != 0:
+        pack_q8(row, 1, model.hidden_q8 + Q8_BYTES * blocks, width, token - group)
+    if model.hidden_f32 != 0:
+        pack_f32(row, 1, model.hidden_f32 + _FLOAT * BLOCK * blocks, width, token - group)
