@@ -21,12 +21,6 @@ __all__ = ["apply_logit_bias", "apply_penalties", "min_p", "top_k", "top_p"]
 # vocabularies of 49k and 128k.
 _FOLD = 64
 
-# top_p sorts only the bucket of logits in which the nucleus ends. A bucket is
-# 1/32 wide and the last holds everything more than 128 below the largest logit,
-# where float32 probabilities are 0.
-_BUCKETS_PER_UNIT = 32
-_N_BUCKETS = 128 * _BUCKETS_PER_UNIT
-
 
 def apply_logit_bias(
     logits: npt.NDArray[np.float32], bias: Mapping[int, float]
@@ -186,21 +180,16 @@ def top_p(logits: npt.NDArray[np.float32], p: float) -> npt.NDArray[np.intp]:
         raise ValueError(f"p: expected 0 to 1, found {p}")
     if p == 1:
         return np.arange(logits.size)
-    peak = logits.max()
-    drop = peak - logits
-    bucket = np.minimum(drop * np.float32(_BUCKETS_PER_UNIT), np.float32(_N_BUCKETS - 1))
-    bucket = bucket.astype(np.intp)
-    mass = np.bincount(bucket, weights=np.exp(-drop)).cumsum()
-    target = p * mass[-1]
-    last = int(np.searchsorted(mass, target))
-    ordered = np.sort(logits[bucket == last])[::-1]
-    inside = np.cumsum(np.exp(ordered - peak), dtype=np.float64)
-    if last > 0:
-        inside += mass[last - 1]
-    # Summed in another order than `mass`, the bucket may end an ulp below the target.
-    n_inside = min(int(np.searchsorted(inside, target)) + 1, ordered.size)
-    n_above = int(np.count_nonzero(bucket < last))
-    return _first_k(logits, ordered[n_inside - 1], n_above + n_inside)
+    weights = np.exp(logits - logits.max())
+    total = float(weights.sum(dtype=np.float64))
+    # All tokens below this weight together have less than 1 - p, so the nucleus is
+    # among the others: a few hundred to sort instead of the vocabulary.
+    pool = np.flatnonzero(weights >= (1 - p) * total / weights.size)
+    falling = np.sort(logits[pool])[::-1]
+    mass = np.cumsum(np.exp(falling - falling[0]), dtype=np.float64)
+    # Summed in another order than `total`, all of the pool may be an ulp below it.
+    n_kept = min(int(np.searchsorted(mass, p * total)) + 1, pool.size)
+    return pool[_first_k(logits[pool], falling[n_kept - 1], n_kept)]
 
 
 def min_p(logits: npt.NDArray[np.float32], p: float) -> npt.NDArray[np.intp]:

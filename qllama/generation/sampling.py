@@ -132,7 +132,8 @@ class Sampler:
 
     def __init__(self, params: SamplingParams, vocab_size: int) -> None:
         self.params = params
-        self._vocab_size = vocab_size
+        self._all_ids = np.arange(vocab_size)
+        self._all_ids.flags.writeable = False
         # 32 bits are short enough to read out and type in again.
         self.seed = secrets.randbits(32) if params.seed in (None, -1) else int(params.seed or 0)
         """int : the seed in use, also when it was chosen here."""
@@ -188,7 +189,7 @@ class Sampler:
         """Apply what changes logits, and check that one is left to choose."""
         params = self.params
         n_recent = history.size if params.repeat_last_n == -1 else params.repeat_last_n
-        logits = filters.apply_logit_bias(logits[: self._vocab_size], params.logit_bias)
+        logits = filters.apply_logit_bias(logits[: self._all_ids.size], params.logit_bias)
         logits = filters.apply_penalties(
             logits,
             history[max(0, history.size - n_recent) :],
@@ -208,7 +209,7 @@ class Sampler:
 
     def _filter(self, logits: npt.NDArray[np.float32]) -> Candidates:
         params = self.params
-        ids = np.arange(logits.size)
+        ids = self._all_ids
         if params.top_k > 0:
             ids = filters.top_k(logits, params.top_k)
             logits = logits[ids]
@@ -220,7 +221,9 @@ class Sampler:
             ids, logits = ids[kept], logits[kept]
         # float64, because numpy's float32 exp differs by an ulp between CPUs and
         # over a whole vocabulary that would show in the draw.
-        return Candidates(ids, np.exp((logits - logits.max()) / np.float64(params.temperature)))
+        weights = np.subtract(logits, logits.max(), dtype=np.float64)
+        weights /= params.temperature
+        return Candidates(ids, np.exp(weights, out=weights))
 
 
 def _check_integer(name: str, value: object, *, at_least: int) -> None:
