@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 
+from converter.naming import default_out_path
 from converter.recipe import preset
 from converter.report import ConversionReport, TensorReport
-from converter.slabs import carried_type, encoded, slabs_of
+from converter.slabs import carried_type, encoded, prepare, slabs_of
 from converter.sources.base import CheckpointSource
 from converter.sources.gguf import GgufSource
 from qllama.config import TokenizerConfig
@@ -27,15 +27,12 @@ from qllama.format.spec import TensorSpec, tensor_n_bytes
 from qllama.format.writer import QlmWriter
 from qllama.kernels.cores import default_n_threads
 
-__all__ = ["OnProgress", "convert", "default_out_path", "file_sha256", "model_name"]
+__all__ = ["OnProgress", "convert", "file_sha256", "open_source"]
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with the stage ("converting model.gguf"), the bytes done and the bytes in all."""
+"""Called with the stage ("converting model.gguf"), what is done of it and what there is in all."""
 
 _HASH_CHUNK = 1 << 22
-
-# What GGUF names end with: `.Q4_K_M`, `-IQ3_XXS`, `.BF16`, `-fp16`.
-_WEIGHT_TYPE_SUFFIX = re.compile(r"[.-](i?q[1-8](_[0-9a-z]+)*|(bf|f|fp)16|fp?32)$", re.IGNORECASE)
 
 
 def convert(
@@ -96,6 +93,7 @@ def convert(
         "qllama": _qllama_version(),
         **source.provenance,
     }
+    _prepare_quantizers(source, specs, report)
     with QlmWriter(
         out, source.config, tokenizer, blob, specs, recipe.to_dict(), provenance
     ) as writer:
@@ -130,21 +128,6 @@ def open_source(path: Path) -> CheckpointSource:
     return GgufSource(path)
 
 
-def model_name(source: Path) -> str:
-    """Name of a checkpoint file without its suffix and weight type."""
-    stem = source.name[: -len(".gguf")] if source.name.lower().endswith(".gguf") else source.name
-    return _WEIGHT_TYPE_SUFFIX.sub("", stem) or stem
-
-
-def default_out_path(source: Path, type: str) -> Path:
-    """Name a conversion to `type` in the current directory: `NAME-TYPE.qlm`.
-
-    NAME is that of `source` without the weight type that GGUF names end with, so
-    `Llama-3.2-1B.Q4_K_M.gguf` becomes `Llama-3.2-1B-q4.qlm`.
-    """
-    return Path(f"{model_name(source)}-{preset(type).name}.qlm")
-
-
 def file_sha256(path: Path, *, on_progress: OnProgress | None = None) -> str:
     """Hash a file.
 
@@ -169,6 +152,23 @@ def file_sha256(path: Path, *, on_progress: OnProgress | None = None) -> str:
             done += len(chunk)
             report(f"checking {path.name}", done, size)
     return digest.hexdigest()
+
+
+def _prepare_quantizers(
+    source: CheckpointSource, specs: Sequence[TensorSpec], report: OnProgress
+) -> None:
+    """Compile before the first slab, so that the user sees what takes the seconds."""
+    quantized = sorted(
+        {
+            s.type
+            for s in specs
+            if len(s.shape) == 2 and carried_type(source.tensors[s.name], s) is None
+        }
+    )
+    for done, type_name in enumerate(quantized):
+        report("preparing the quantizers", done, len(quantized))
+        prepare(type_name)
+    report("preparing the quantizers", len(quantized), len(quantized))
 
 
 def _silent(stage: str, done: int, total: int) -> None:

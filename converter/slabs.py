@@ -19,9 +19,9 @@ from converter.sources.base import BlockType, SourceTensor
 from qllama.errors import ConversionError
 from qllama.format.spec import TensorSpec
 from qllama.kernels.quantize import quantize
-from qllama.quant import TILE_ROWS, codec
+from qllama.quant import BLOCK, TILE_ROWS, codec
 
-__all__ = ["Slab", "carried_type", "encoded", "slabs_of"]
+__all__ = ["Slab", "carried_type", "encoded", "prepare", "slabs_of"]
 
 # 8 MiB as float32: enough that Python's share of the time is nothing.
 _SLAB_VALUES = 1 << 21
@@ -73,6 +73,11 @@ class Slab:
 def carried_type(tensor: SourceTensor, spec: TensorSpec) -> BlockType | None:
     """Type of the blocks of `tensor` that `spec` takes over; None where rows are decoded."""
     return tensor.block_type if tensor.block_type == spec.type else None
+
+
+def prepare(type_name: str) -> None:
+    """Have the quantizer of a type ready: the first time on a machine it is compiled."""
+    quantize(type_name, np.zeros((TILE_ROWS, BLOCK), np.float32), 1)
 
 
 def slabs_of(tensor: SourceTensor, spec: TensorSpec) -> Iterator[Slab]:

@@ -14,7 +14,8 @@ from test_gguf_source import expected_tensors
 from tiny_gguf import HEADS, to_half_split, write_gguf
 
 from converter import slabs
-from converter.pipeline import convert, default_out_path
+from converter.naming import default_out_path
+from converter.pipeline import convert
 from qllama.errors import ConversionError, TokenizerError, UnsupportedModelError
 from qllama.format.reader import QlmFile
 from qllama.quant import QUANT_TYPES, codec
@@ -113,7 +114,7 @@ def test_convert_known_hash_is_not_computed_again(tmp_path, source):
         sha256="ab" * 32,
         on_progress=lambda stage, done, total: stages.add(stage),
     )
-    assert stages == {"converting tiny.F32.gguf"}
+    assert stages == {"preparing the quantizers", "converting tiny.F32.gguf"}
     with QlmFile.open(tmp_path / "out.qlm") as file:
         assert file.provenance["sha256"] == "ab" * 32
 
@@ -132,7 +133,11 @@ def test_convert_progress_counts_up_to_the_total(tmp_path, source):
         tmp_path / "out.qlm",
         on_progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total)),
     )
-    assert list(seen) == ["checking tiny.F32.gguf", "converting tiny.F32.gguf"]
+    assert list(seen) == [
+        "checking tiny.F32.gguf",
+        "preparing the quantizers",
+        "converting tiny.F32.gguf",
+    ]
     for steps in seen.values():
         done = [d for d, _ in steps]
         assert done == sorted(done)
