@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,33 @@ def test_writer_two_in_one_process_last_one_wins(tmp_path):
     assert names(tmp_path) == ["m.qlm"]
 
 
+@posix
+def test_writer_file_taken_for_rubbish_before_its_lock_is_made_anew(tmp_path, monkeypatch):
+    lock, taken = partial._lock, []
+
+    def lock_too_late(file, *, wait):
+        if not taken:
+            taken.append(file.name)
+            Path(file.name).unlink()
+        return lock(file, wait=wait)
+
+    monkeypatch.setattr(partial, "_lock", lock_too_late)
+    QlmFile.open(write_sample(tmp_path / "m.qlm")).verify()
+    assert len(taken) == 1
+
+
+@posix
+def test_writer_syncs_the_file_then_names_it_then_syncs_the_directory(tmp_path, monkeypatch):
+    path, seen = tmp_path / "m.qlm", []
+
+    def sync(descriptor):
+        seen.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), path.exists()))
+
+    monkeypatch.setattr(partial.os, "fsync", sync)
+    write_sample(path)
+    assert seen == [(False, False), (True, True)]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_writer_exception_in_block_leaves_old_file(tmp_path, error):
     path = tmp_path / "m.qlm"
@@ -138,15 +166,21 @@ def test_writer_disk_too_small_is_refused_at_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_writer_disk_full_while_writing_leaves_no_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("blob", [b"x", b"x" * 100_000], ids=["data", "tokenizer"])
+def test_writer_disk_full_while_writing_leaves_no_file(tmp_path, monkeypatch, blob):
     def full(target):
         path = target.with_name("temporary")
         path.symlink_to("/dev/full")
         return path, path.open("r+b", buffering=64)
 
     monkeypatch.setattr(partial, "_create", full)
+
+    def write():
+        with writer(tmp_path / "m.qlm", tokenizer_blob=blob) as file:
+            file.write(SPECS[0].name, contents(SPECS[0]))
+
     with pytest.raises(ConversionError, match=r"m\.qlm: .*No space left.* needs \d+ bytes"):
-        write_sample(tmp_path / "m.qlm")
+        write()
     assert names(tmp_path) == []
 
 

@@ -175,6 +175,15 @@ def test_reader_header_text_wrong_is_refused(sample, tmp_path, old, new, fragmen
     refuse(tmp_path / "m.qlm", assemble(text, body), BadHeaderError, fragment)
 
 
+def test_reader_header_nested_as_deep_as_allowed_is_read(sample, tmp_path):
+    document, body = split(sample)
+    # The header and the recipe are levels 1 and 2.
+    document["recipe"] = {"x": json.loads("[" * 30 + "]" * 30)}
+    path = tmp_path / "m.qlm"
+    path.write_bytes(assemble(document, body))
+    assert QlmFile.open(path).recipe == document["recipe"]
+
+
 @pytest.mark.parametrize("text", [b"", b"null", b"[]", b"{}", b'"x"', b"{}{}"])
 def test_reader_header_not_one_object_is_refused(sample, tmp_path, text):
     refuse(tmp_path / "m.qlm", assemble(text, split(sample)[1]), BadHeaderError, "header: ")
@@ -190,12 +199,12 @@ def test_reader_header_not_one_object_is_refused(sample, tmp_path, text):
         ({"length": 65536 - 63}, HEAD, "header length"),
         ({"length": 2**64 - 1}, HEAD, "header length"),
         ({"length": 5}, HEAD, "zeros after the header"),
-        ({"data_offset": 0}, HEAD, "data offset"),
-        ({"data_offset": 4096}, HEAD, "data offset"),
-        ({"data_offset": 65537}, HEAD, "data offset"),
-        ({"data_offset": 2**26 + 65536}, HEAD, "data offset"),
-        ({"data_offset": 2**64 - 65536}, HEAD, "data offset"),
-        ({"file_size": 65536}, HEAD, "file size"),
+        ({"data_offset": 0}, HEAD, "data offset: expected"),
+        ({"data_offset": 4096}, HEAD, "data offset: expected"),
+        ({"data_offset": 65537}, HEAD, "data offset: expected"),
+        ({"data_offset": 2**26 + 65536, "file_size": 2**40}, HEAD, "data offset: expected"),
+        ({"data_offset": 2**64 - 65536}, HEAD, "data offset: expected"),
+        ({"file_size": 65536}, HEAD, "file size: expected more than"),
         ({"file_size": 65600}, HEAD, "something was appended"),
         ({"file_size": 2**63}, TruncatedError, f"expected {2**63} bytes"),
         ({"reserved": bytes(23) + b"\1"}, HEAD, "reserved"),

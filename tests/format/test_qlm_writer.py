@@ -125,7 +125,7 @@ def test_writer_wrong_writes_leave_no_file(tmp_path, writes, fragment):
     [
         ("c", {}, "tensor 'c': not in the table"),
         ("a", {"x": "y" * 249}, "tensor 'a': quality: expected at most 256"),
-        ("a", {"x": float("inf")}, "tensor 'a': "),
+        ("a", {"x": float("inf")}, "tensor 'a': Out of range"),
     ],
 )
 def test_writer_unfit_quality_is_refused(tmp_path, name, figures, fragment):
