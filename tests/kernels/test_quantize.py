@@ -71,6 +71,9 @@ def blocks_of_every_kind():
         np.nextafter(np.r_[np.arange(-31, 32) + 0.5, 127].astype(np.float32), np.float32(0)),
         np.full(64, 2.0**-149),
         np.cos(ramp) * 6e4,
+        # Far from 0 and nearly constant: fits cancel to scales of either sign.
+        -1000 + ramp * 7 % 3 * 2.0**-14,
+        -1000 + ramp * 5 % 7 * 2.0**-14,
     ]
     return np.array(rows, np.float32)
 

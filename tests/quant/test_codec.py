@@ -64,6 +64,15 @@ def test_codec_zeros_stay_zeros(name):
 
 
 @pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("size", [1e-20, 1e-36, 1e-39, 1e-45, 60000.0])
+def test_codec_extreme_weights_cause_no_undefined_operation(name, size, rng):
+    w = (rng.uniform(-1, 1, (16, 64)) * size).astype(np.float32)
+    w[0, ::2] = 0
+    with np.errstate(all="raise", under="ignore"):
+        codec(name).dequantize(codec(name).quantize(w), 16, 64)
+
+
+@pytest.mark.parametrize("name", TYPES)
 def test_codec_slabs_of_whole_tiles_concatenate(name, rng):
     w = rng.standard_normal((70, 96), dtype=np.float32)
     slabs = [codec(name).quantize(w[a:b]) for a, b in ((0, 16), (16, 64), (64, 70))]

@@ -28,15 +28,17 @@ def row_factors(data, k):
     return tail[:16], tail[16:]
 
 
-# ggml's Q4_1 spends half a bit more a weight; the search has to win that back and more.
+# The limits are what the search reaches, plus 0.3%: fewer starts or refits break them.
+# ggml's Q4_1 spends half a bit more a weight; that has to be won back and more.
 @pytest.mark.parametrize(
     ("draw", "limit"),
     [
-        (lambda rng: rng.standard_normal((64, 1024)), 0.0695),
-        (lambda rng: rng.standard_t(5, (64, 1024)), 0.0815),
-        (lambda rng: rng.uniform(-1, 1, (64, 1024)), 0.0535),
+        (lambda rng: rng.standard_normal((64, 1024)), 0.0692),
+        (lambda rng: rng.standard_t(5, (64, 1024)), 0.0796),
+        (lambda rng: rng.uniform(-1, 1, (64, 1024)), 0.0530),
+        (lambda rng: np.abs(rng.standard_normal((64, 1024))), 0.0405),
     ],
-    ids=["gaussian", "student5", "uniform"],
+    ids=["gaussian", "student5", "uniform", "positive"],
 )
 def test_q4_error_is_below_ggml_q4_1(draw, limit, rng):
     w = (draw(rng) * 0.02).astype(np.float32)
@@ -77,7 +79,8 @@ def test_q4_error_is_within_the_plain_grid_and_the_rounding_of_factors(w):
 
     A start is the grid over the block's range, half a step (range / 30) off at most.
     Rounding moves the scale by half of d, 7.5 d at the largest code, and the minimum
-    by half of m: root mean squares add up by the triangle inequality.
+    by half of m: root mean squares add up by the triangle inequality. The sums of a fit
+    lose 32 * 15 * 2**-24 of their size where the block is far from 0 and nearly constant.
     """
     rows, k = w.shape
     data = Q4.quantize(w)
@@ -86,13 +89,13 @@ def test_q4_error_is_within_the_plain_grid_and_the_rounding_of_factors(w):
     span = blocks.max(axis=2) - np.minimum(blocks.min(axis=2), 0)
     error = Q4.dequantize(data, rows, k).reshape(blocks.shape) - blocks
     rms = np.sqrt(np.mean(np.square(error, dtype=np.float64), axis=2))
-    rounding = 1e-5 * np.abs(blocks).max(axis=2)
+    rounding = 1e-4 * np.abs(blocks).max(axis=2)
     assert (rms <= span / 30 + 7.5 * d + m / 2 + rounding + 1e-30).all()
 
 
-@pytest.mark.parametrize("value", [0.37, -0.37])
-def test_q4_constant_block_keeps_its_value(value):
-    w = np.full((3, 64), value, np.float32)
+@given(value=st.floats(2**-60, 2**40, width=32), sign=st.sampled_from([-1, 1]))
+def test_q4_constant_block_keeps_its_value(value, sign):
+    w = np.full((3, 64), sign * value, np.float32)
     np.testing.assert_allclose(round_trip(w), w, rtol=1e-6)
 
 
@@ -130,12 +133,16 @@ def test_q4_block_far_below_its_row_decodes_near_zero(rng):
     assert np.abs(round_trip(w)[0, 32:] - w[0, 32:]).max() <= 15 * d[0] + m[0]
 
 
-@pytest.mark.parametrize("size", [1e-30, 1e-37, 1e-40, 1e14])
+@pytest.mark.parametrize("size", [1e-30, 1e-34, 1e-36, 1e-38, 1e-40, 1e14])
 def test_q4_weights_of_any_size_decode_to_that_size(size, rng):
     w = (rng.standard_normal((16, 64)) * size).astype(np.float32)
-    # Factors below float32's normal numbers count as 0, so nothing is left of 1e-40.
-    bound = 0.5 * np.abs(w).max()
-    assert np.abs(round_trip(w) - w).max() <= max(bound, 255 * 16 * 1.2e-38)
+    data = Q4.quantize(w)
+    least_normal = np.finfo(np.float32).smallest_normal
+    for factor in row_factors(data, 64):
+        assert ((factor == 0) | (factor >= least_normal)).all()
+    # Factors that would be subnormal count as 0: nothing is left of such rows.
+    bound = np.maximum(np.abs(w).max() / 7, 255 * 16 * least_normal)
+    assert np.abs(Q4.dequantize(data, *w.shape) - w).max() <= bound
 
 
 def test_q4_requantizing_decoded_weights_changes_them_little(rng):

@@ -111,6 +111,12 @@ def test_scaled_codec_pack_and_unpack_lose_nothing(name, shape, rng):
     assert not np.array_equal(found.unpack(data, *shape)[0], codes)
 
 
+@pytest.mark.parametrize("name", TYPES)
+def test_scaled_codec_packs_the_padding_that_it_quantizes(name, rng):
+    data = codec(name).quantize(rng.standard_normal((17, 40), dtype=np.float32))
+    np.testing.assert_array_equal(codec(name).pack(*codec(name).unpack(data, 17, 40)), data)
+
+
 def test_from_ggml_blocks_takes_low_nibbles_first():
     raw = np.array([[0x00, 0x3C, *range(0x10, 0x20)]], np.uint8)
     codes, scales = codec("q4_0").from_ggml_blocks(raw)
