@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from converter.wording import shown
 from qllama.config import ModelConfig
 from qllama.errors import ConversionError
 
@@ -146,6 +147,6 @@ def check_tensors(
 
 
 def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+    names = [shown(name) for name in names]
+    first = ", ".join(names[:5])
+    return first if len(names) <= 5 else f"{first} and {len(names) - 5} more"

@@ -23,6 +23,7 @@ from converter.sources.gguf_config import config_from_gguf
 from converter.sources.gguf_header import GgufTensorInfo, read_header
 from converter.tensor_map import ROPE_DIVISORS, check_tensors, expected_shapes, from_gguf
 from converter.vocab import tokenizer_from_gguf
+from converter.wording import quoted
 from qllama.config import ModelConfig, TokenizerConfig
 from qllama.errors import ConversionError, TokenizerError, UnsupportedModelError
 
@@ -113,7 +114,7 @@ class GgufTensor:
 
     def __init__(self, path: Path, name: str, info: GgufTensorInfo) -> None:
         self.name = name
-        self.where = f"{path}: tensor {info.name!r}"
+        self.where = f"{path}: tensor {quoted(info.name)}"
         self.shape = info.shape
         self.source_type = info.type.name
         self.n_bytes = info.n_bytes

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from converter.sources.gguf_header import GgufHeader
+from converter.wording import quoted, shown
 from qllama.config import ModelConfig, RopeScaling
 from qllama.errors import ConversionError, UnsupportedModelError
 
@@ -155,13 +156,15 @@ class _ArchitectureKeys:
     def __init__(self, path: Path, metadata: Mapping[str, Any]) -> None:
         arch = metadata.get("general.architecture")
         if not isinstance(arch, str):
-            raise ConversionError(f"{path}: metadata key general.architecture: found {arch!r}")
+            raise ConversionError(
+                f"{path}: general.architecture: expected a name, found {quoted(arch)}"
+            )
         kind = metadata.get("general.type", "model")
         if kind != "model":
-            raise UnsupportedModelError(f"{path}: expected a GGUF model, found a GGUF {kind!r}")
+            raise UnsupportedModelError(f"{path}: a GGUF {quoted(kind)}, expected a GGUF model")
         if arch not in ARCHITECTURES:
             raise UnsupportedModelError(
-                f"{path}: architecture {arch!r}; qllama runs {', '.join(ARCHITECTURES)}"
+                f"{path}: architecture {quoted(arch)}; qllama runs {', '.join(ARCHITECTURES)}"
             )
         parts = metadata.get("split.count", 0)
         if parts not in (0, 1):
@@ -184,9 +187,8 @@ class _ArchitectureKeys:
                 self.refuse(key, "qllama does not know this key, and might run the model wrongly")
 
     def refuse(self, key: str, why: str) -> NoReturn:
-        value = repr(self._values.get(key))
-        shown = value if len(value) <= 60 else f"{value[:60]}..."
-        raise UnsupportedModelError(f"{self.path}: {self.arch}.{key} = {shown}: {why}")
+        value = quoted(self._values.get(key))
+        raise UnsupportedModelError(f"{self.path}: {self.arch}.{shown(key)} = {value}: {why}")
 
     def integer(self, key: str, default: int | None = None) -> int:
         value = self._get(key, default)
@@ -218,7 +220,8 @@ class _ArchitectureKeys:
 
     def _mistyped(self, key: str, expected: str, value: Any) -> NoReturn:
         raise ConversionError(
-            f"{self.path}: metadata key {self.arch}.{key}: expected {expected}, found {value!r}"
+            f"{self.path}: metadata key {self.arch}.{key}: expected {expected}, "
+            f"found {quoted(value)}"
         )
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
+from converter.wording import quoted
 from qllama.errors import ConversionError
 
 __all__ = ["GgufHeader", "GgufTensorInfo", "read_header"]
@@ -32,6 +33,8 @@ _MAX_DIMS = 4
 _MAX_ALIGNMENT = 1 << 20
 _MAX_KEY_BYTES = 65535
 _MAX_TEXT_BYTES = 1 << 26
+# Four times ggml's own limit.
+_MAX_NAME_BYTES = 255
 # Sixteen times the largest vocabulary in use; bounds the Python objects a file can ask for.
 _MAX_ARRAY = 1 << 22
 # Smallest possible entries, so that an absurd count is refused before anything is allocated.
@@ -182,7 +185,7 @@ def _parse(cursor: _Cursor) -> GgufHeader:
     for i in range(n_values):
         key = cursor.text(f"metadata key {i}", _MAX_KEY_BYTES)
         if key in metadata:
-            raise cursor.error(f"metadata key {key!r} is there twice")
+            raise cursor.error(f"metadata key {quoted(key)} is there twice")
         metadata[key] = _value(cursor, key)
     entries = [_tensor_entry(cursor, i) for i in range(n_tensors)]
     tensors = _place(cursor, entries, _alignment(cursor, metadata))
@@ -190,15 +193,17 @@ def _parse(cursor: _Cursor) -> GgufHeader:
 
 
 def _value_type(cursor: _Cursor, key: str) -> GGUFValueType:
-    number = cursor.u32(f"the type of metadata key {key!r}")
+    number = cursor.u32(f"the type of metadata key {quoted(key)}")
     try:
         return GGUFValueType(number)
     except ValueError:
-        raise cursor.error(f"metadata key {key!r} has the unknown value type {number}") from None
+        raise cursor.error(
+            f"metadata key {quoted(key)} has the unknown value type {number}"
+        ) from None
 
 
 def _value(cursor: _Cursor, key: str) -> Any:
-    what = f"metadata key {key!r}"
+    what = f"metadata key {quoted(key)}"
     kind = _value_type(cursor, key)
     if kind == GGUFValueType.STRING:
         return cursor.text(what)
@@ -208,10 +213,10 @@ def _value(cursor: _Cursor, key: str) -> Any:
 
 
 def _array(cursor: _Cursor, key: str) -> list[Any]:
-    what = f"the array of metadata key {key!r}"
+    what = f"the array of metadata key {quoted(key)}"
     kind = _value_type(cursor, key)
     if kind == GGUFValueType.ARRAY:
-        raise cursor.error(f"metadata key {key!r} is an array of arrays")
+        raise cursor.error(f"metadata key {quoted(key)} is an array of arrays")
     is_text = kind == GGUFValueType.STRING
     item_bytes = 8 if is_text else np.dtype(_SCALARS[kind]).itemsize
     n = cursor.count(f"the length of {what}", item_bytes)
@@ -233,15 +238,15 @@ def _alignment(cursor: _Cursor, metadata: Mapping[str, Any]) -> int:
     value = metadata.get("general.alignment", 32)
     if type(value) is not int or not 0 < value <= _MAX_ALIGNMENT or value & (value - 1):
         raise cursor.error(
-            f"general.alignment is {value!r}, expected a power of two up to {_MAX_ALIGNMENT}"
+            f"general.alignment is {quoted(value)}, expected a power of two up to {_MAX_ALIGNMENT}"
         )
     return value
 
 
 def _tensor_entry(cursor: _Cursor, index: int) -> GgufTensorInfo:
     """One entry as stored; its offset still counts from the start of the data."""
-    name = cursor.text(f"the name of tensor {index}", _MAX_KEY_BYTES)
-    what = f"tensor {name!r}"
+    name = cursor.text(f"the name of tensor {index}", _MAX_NAME_BYTES)
+    what = f"tensor {quoted(name)}"
     n_dims = cursor.u32(f"{what}: the number of dimensions")
     if not 1 <= n_dims <= _MAX_DIMS:
         raise cursor.error(f"{what} has {n_dims} dimensions, expected 1 to {_MAX_DIMS}")
@@ -276,12 +281,14 @@ def _place(
     for e in entries:
         offset = data_start + e.offset
         if e.name in tensors:
-            raise cursor.error(f"tensor {e.name!r} is there twice")
+            raise cursor.error(f"tensor {quoted(e.name)} is there twice")
         if e.offset % alignment:
-            raise cursor.error(f"tensor {e.name!r}: offset {e.offset} is not {alignment}-aligned")
+            raise cursor.error(
+                f"tensor {quoted(e.name)}: offset {e.offset} is not {alignment}-aligned"
+            )
         if offset + e.n_bytes > cursor.size:
             raise ConversionError(
-                f"{cursor.path}: truncated or malformed GGUF: tensor {e.name!r} needs "
+                f"{cursor.path}: truncated or malformed GGUF: tensor {quoted(e.name)} needs "
                 f"{e.n_bytes} bytes at offset {offset}, the file ends at {cursor.size}; "
                 "download it again"
             )
@@ -289,5 +296,5 @@ def _place(
     placed = sorted(tensors.values(), key=lambda t: t.offset)
     for before, after in pairwise(placed):
         if before.offset + before.n_bytes > after.offset:
-            raise cursor.error(f"tensors {before.name!r} and {after.name!r} overlap")
+            raise cursor.error(f"tensors {quoted(before.name)} and {quoted(after.name)} overlap")
     return tensors

@@ -196,6 +196,13 @@ def test_config_unsupported_key_is_refused_by_name(case):
     assert str(caught.value).startswith("model.gguf: ")
 
 
+def test_config_long_value_and_odd_key_are_cut_and_quoted():
+    with pytest.raises(UnsupportedModelError) as caught:
+        config({"odd\n" * 99: "value" * 99})
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize("key", LLAMA)
 def test_config_missing_key_is_named(key):
     with pytest.raises(ConversionError, match=f"llama.{key} is missing"):

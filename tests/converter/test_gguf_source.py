@@ -11,7 +11,12 @@ from tiny_gguf import HEAD_DIM, HEADS, KV_HEADS, LAYERS, dequantized, to_half_sp
 
 from converter.sources.gguf import GgufSource
 from qllama.config import RopeScaling
-from qllama.errors import ConversionError, TokenizerError, UnsupportedModelError
+from qllama.errors import (
+    ConversionError,
+    QllamaError,
+    TokenizerError,
+    UnsupportedModelError,
+)
 
 SUFFIXES = {
     "attn_norm": "input_layernorm",
@@ -218,3 +223,22 @@ def test_source_provenance_is_plain_json(tmp_path):
         "format": "gguf",
         "metadata": {"general.architecture": "llama"},
     }
+
+
+def test_source_random_damage_of_the_header_is_one_line_or_nothing(tmp_path):
+    path = write_gguf(tmp_path / "m.gguf")
+    whole = path.read_bytes()
+    data_start = min(t.data_offset for t in gguf.GGUFReader(path).tensors)
+    random = np.random.default_rng(11)
+    messages = []
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for at in random.integers(data_start, size=random.integers(1, 4)):
+            damaged[at] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        try:
+            _ = GgufSource(path).tokenizer
+        except QllamaError as error:
+            messages.append(str(error))
+    assert len(messages) > 200
+    assert not [m for m in messages if "\n" in m or len(m) > len(str(path)) + 500]

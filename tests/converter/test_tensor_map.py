@@ -134,6 +134,12 @@ def test_check_tensors_many_leftovers_are_counted_in_one_line():
         check_tensors(PATH, {**PLAIN, **extra}, PLAIN)
 
 
+def test_check_tensors_name_with_control_codes_is_quoted():
+    with pytest.raises(ConversionError, match=r"'a\\nb\\x1b\[2J'") as caught:
+        check_tensors(PATH, {**PLAIN, "a\nb\x1b[2J": (1,)}, PLAIN)
+    assert str(caught.value).isprintable()
+
+
 def test_check_tensors_wrong_shape_is_named():
     found = {**PLAIN, "model.norm.weight": (65,)}
     expected = r"model\.norm\.weight: expected shape \(64,\), found \(65,\)"
