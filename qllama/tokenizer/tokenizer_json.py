@@ -53,7 +53,7 @@ class JsonTokenizer(BaseTokenizer):
         added = backend.get_added_tokens_decoder()
         super().__init__(
             config,
-            vocab_size=max(backend.get_vocab_size(), *(token_id + 1 for token_id in added)),
+            vocab_size=max([backend.get_vocab_size(), *(token_id + 1 for token_id in added)]),
             adds_space=_decode(backend, f"{_SPACE}a") == "a",
             added={token_id: token.special for token_id, token in added.items()},
         )
