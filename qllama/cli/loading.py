@@ -5,6 +5,7 @@ Owns the order of the first run (fetch, convert, compile) and its progress.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from qllama.cli.progress import ProgressReport
 if TYPE_CHECKING:
     from qllama.api import Llama
 
-__all__ = ["load_model", "model_path"]
+__all__ = ["compilation_progress", "load_model", "model_path"]
 
 
 def model_path(model: str | None, weight_type: str = DEFAULT_WEIGHT_TYPE) -> Path:
@@ -38,6 +39,12 @@ def model_path(model: str | None, weight_type: str = DEFAULT_WEIGHT_TYPE) -> Pat
         return resolve_model(model, type=weight_type, on_progress=progress.report)
 
 
+def compilation_progress(progress: ProgressReport) -> Callable[[str, int, int], None]:
+    """Return what reports to `progress` under one stage: the names of kernels say nothing."""
+    stage = "compiling kernels for this CPU, once"
+    return lambda kernel, done, total: progress.report(stage, done, total)
+
+
 def load_model(model: str | None, runtime: RuntimeOptions) -> Llama:
     """Return `model` ready to answer.
 
@@ -57,5 +64,5 @@ def load_model(model: str | None, runtime: RuntimeOptions) -> Llama:
             n_ctx=runtime.n_ctx,
             n_threads=runtime.n_threads,
             n_batch=runtime.n_batch,
-            on_compile=progress.report,
+            on_compile=compilation_progress(progress),
         )

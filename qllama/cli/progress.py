@@ -1,13 +1,14 @@
 """Progress of long work on stderr: bars on a terminal, single lines elsewhere.
 
-Owns how progress looks. Loads rich only when there is something to draw, since
-most commands finish before there is.
+Owns how progress looks and when it is worth showing. Loads rich only when there
+is something to draw, since most commands are done before there is.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -31,13 +32,25 @@ def _draws_bars() -> bool:
 class ProgressReport:
     """Shows how far each of several stages is, while its `with` block runs.
 
-    `report` is what the slow functions of the lower layers take as `on_progress`.
+    Its `report` is what the slow functions of the lower layers take as `on_progress`.
+
+    Parameters
+    ----------
+    patience : float
+        Seconds of work before anything is shown: what is done sooner, as loading
+        kernels that are already compiled, needs no telling.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 0.5) -> None:
+        # The timer shows what there is even while the first stage says no more.
+        self._timer = threading.Timer(patience, self.show)
+        self._timer.daemon = True
+        self._lock = threading.Lock()
+        self._stages: dict[str, tuple[int, int]] = {}
+        self._shown = False
+        self._told: set[str] = set()
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._announced: set[str] = set()
 
     def __enter__(self) -> ProgressReport:
         return self
@@ -48,14 +61,10 @@ class ProgressReport:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Finish the bars; a later report starts new ones."""
-        if self._bars is not None:
-            self._bars.stop()
-        self._bars = None
-        self._tasks.clear()
+        self._timer.cancel()
+        with self._lock:
+            if self._bars is not None:
+                self._bars.stop()
 
     def report(self, stage: str, done: int, total: int) -> None:
         """Say that `done` of `total` units of `stage` are finished.
@@ -63,17 +72,31 @@ class ProgressReport:
         Parameters
         ----------
         stage : str
-            What is being done, as `converting SmolLM2`; every stage has a bar or line.
+            What is being done, as `converting model.gguf`; each has its bar or line.
         done, total : int
             In any unit; a `total` of 0 is not known yet.
         """
-        if _draws_bars():
-            self._draw(stage, done, total)
-        elif stage not in self._announced:
-            self._announced.add(stage)
-            notice(f"qllama: {stage}")
+        with self._lock:
+            if not self._stages:
+                self._timer.start()
+            self._stages[stage] = (done, total)
+            if self._shown:
+                self._draw(stage)
 
-    def _draw(self, stage: str, done: int, total: int) -> None:
+    def show(self) -> None:
+        """Show all stages so far, and from now on each as it is reported."""
+        with self._lock:
+            self._shown = True
+            for stage in self._stages:
+                self._draw(stage)
+
+    def _draw(self, stage: str) -> None:
+        done, total = self._stages[stage]
+        if not _draws_bars():
+            if stage not in self._told:
+                self._told.add(stage)
+                notice(f"qllama: {stage}")
+            return
         if self._bars is None:
             self._bars = _new_bars()
             self._bars.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from qllama.cli.loading import compilation_progress
 from qllama.cli.options import debug_option
 from qllama.cli.progress import ProgressReport, notice
 
@@ -21,8 +22,8 @@ def command() -> None:
 
     Kernels are otherwise compiled when a model first needs them.
     """
-    from qllama.kernels.warmup import warmup
+    from qllama.model.warmup import warmup
 
     with ProgressReport() as progress:
-        warmup(progress.report)
+        warmup(on_compile=compilation_progress(progress))
     notice("qllama: all kernels are compiled")

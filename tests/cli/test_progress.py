@@ -9,6 +9,8 @@ import pytest
 
 from qllama.cli.progress import ProgressReport
 
+NEVER = 1e6
+
 
 class Terminal(io.StringIO):
     """A stderr that says it is a terminal."""
@@ -20,7 +22,8 @@ class Terminal(io.StringIO):
 
 
 def report_two_stages():
-    with ProgressReport() as progress:
+    with ProgressReport(patience=NEVER) as progress:
+        progress.show()
         for done in range(3):
             progress.report("fetching [a]", done, 2)
         progress.report("converting", 1, 0)
@@ -32,37 +35,67 @@ def test_progress_without_a_terminal_is_one_line_a_stage(capsys):
     assert (out, err) == ("", "qllama: fetching [a]\nqllama: converting\n")
 
 
-def test_progress_on_a_dumb_terminal_is_one_line_a_stage(monkeypatch):
-    monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    report_two_stages()
-    assert sys.stderr.getvalue() == "qllama: fetching [a]\nqllama: converting\n"
-
-
 @pytest.fixture
 def terminal(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    return sys.stderr
+    """Make stderr a terminal; called in the test, since pytest sets stderr before that."""
+
+    def connect(term="xterm", **environment):
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        for name, value in ({"TERM": term} | environment).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        return sys.stderr
+
+    return connect
+
+
+def test_progress_on_a_dumb_terminal_is_one_line_a_stage(terminal):
+    stderr = terminal(term="dumb")
+    report_two_stages()
+    assert stderr.getvalue() == "qllama: fetching [a]\nqllama: converting\n"
 
 
 def test_progress_on_a_terminal_draws_bars(terminal):
+    stderr = terminal()
     report_two_stages()
-    assert "fetching [a]" in terminal.getvalue()
-    assert "100%" in terminal.getvalue()
+    assert "fetching [a]" in stderr.getvalue()
+    assert "100%" in stderr.getvalue()
 
 
-def test_progress_on_a_terminal_without_colour_uses_none(terminal, monkeypatch):
+def test_progress_on_a_terminal_uses_colour_unless_told_not_to(terminal):
+    coloured = terminal()
     report_two_stages()
-    assert "\x1b[38;5" in terminal.getvalue() or "\x1b[3" in terminal.getvalue()
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    plain = terminal(NO_COLOR="1")
     report_two_stages()
-    assert "\x1b[3" not in sys.stderr.getvalue()
+    assert "\x1b[3" in coloured.getvalue()
+    assert "\x1b[3" not in plain.getvalue()
 
 
 def test_progress_without_reports_prints_nothing(terminal):
-    with ProgressReport():
-        pass
-    assert terminal.getvalue() == ""
+    stderr = terminal()
+    with ProgressReport(patience=0) as progress:
+        progress.show()
+    assert stderr.getvalue() == ""
+
+
+def test_progress_of_quick_work_is_not_shown(capsys):
+    with ProgressReport(patience=NEVER) as progress:
+        progress.report("loading", 1, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_of_slow_work_is_shown_without_a_further_report(monkeypatch, capsys):
+    class Timer:
+        """Is up when the test says so."""
+
+        def __init__(self, seconds, function):
+            self.start = lambda: calls.append(function)
+            self.cancel = lambda: None
+
+    calls = []
+    monkeypatch.setattr("threading.Timer", Timer)
+    with ProgressReport() as progress:
+        progress.report("compiling", 0, 2)
+        assert capsys.readouterr().err == ""
+        calls[0]()
+        assert capsys.readouterr().err == "qllama: compiling\n"
