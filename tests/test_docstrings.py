@@ -1,6 +1,8 @@
 """Public docstrings name their parameters, and arrays have a stated shape.
 
 A function of one parameter may leave it unnamed: its summary speaks of it anyway.
+What the functions of a module or the methods of a class have in common may be said
+once, in its docstring. A method of a Protocol may name the one that explains it.
 """
 
 from __future__ import annotations
@@ -16,29 +18,37 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("qllama/**/*.py"), *ROOT.glob("converter/**/*.py")])
 
 
-def public_functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
-    """Yield module functions and methods without an underscore, but no click commands."""
-    bodies = [tree.body]
-    bodies += [n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name[0] != "_"]
-    for body in bodies:
+def public_functions(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef, str]]:
+    """Yield functions and methods without an underscore, and what is said around each.
+
+    Click commands are left out: their docstrings are help texts.
+    """
+    shared = ast.get_docstring(tree) or ""
+    scopes = [(tree.body, shared)]
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            scopes.append((node.body, f"{shared}\n{ast.get_docstring(node) or ''}"))
+    for body, around in scopes:
         for node in body:
             if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
                 continue
             decorators = {ast.unparse(d).split("(")[0] for d in node.decorator_list}
             if not decorators & {"click.command", "click.group", "overload"}:
-                yield node
+                yield node, around
 
 
 def undocumented(source: str) -> list[str]:
     """Return the parameters of public functions that `source` leaves unexplained."""
     found = []
-    for function in public_functions(ast.parse(source)):
+    for function, around in public_functions(ast.parse(source)):
         docstring = ast.get_docstring(function) or ""
+        if re.search(r"; see `[\w.]+`\.$", docstring):
+            continue
         arguments = function.args
         parameters = [
             argument
             for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-            if argument.arg not in ("self", "cls")
+            if argument.arg not in ("self", "cls") and not argument.arg.startswith("_")
         ]
         for parameter in parameters:
             name = parameter.arg
@@ -46,7 +56,7 @@ def undocumented(source: str) -> list[str]:
             shape = rf"^\s*([\w*]+, )*{name}(, \w+)* : .*\("
             if "NDArray" in annotation and not re.search(shape, docstring, re.MULTILINE):
                 found.append(f"{function.name}({name}): no `{name} : float32, (n_tokens, k)`")
-            elif len(parameters) > 1 and not re.search(rf"\b{name}\b", docstring):
+            elif len(parameters) > 1 and not re.search(rf"\b{name}\b", f"{docstring}\n{around}"):
                 found.append(f"{function.name}({name}): not in the docstring")
     return found
 
@@ -74,6 +84,8 @@ def test_docstrings_missing_explanation_is_found(source):
         'def f(x):\n    """Doubles it."""',
         'def f(x, y):\n    """Adds `x` and `y`."""',
         "def _f(x, y):\n    pass",
+        '"""All take an `x`."""\n\ndef f(x, y):\n    """Adds `y`."""',
+        'def f(x, y):\n    """Adds; see `Adder.f`."""',
         'def f(x: npt.NDArray[np.float32]):\n    """Sum.\n\n    x : float32, (n,)\n    """',
         '@click.command()\ndef command(x):\n    """Does it."""',
     ],
