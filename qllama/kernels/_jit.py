@@ -30,7 +30,8 @@ __all__ = ["cfunc", "intrinsic", "kernel_cache_dir", "njit", "numba_config"]
 numba_config: Any = numba.core.config
 intrinsic: Any = numba.extending.intrinsic
 
-_SOURCE_DIRS = (Path(__file__).parent, Path(__file__).parents[1] / "model")
+# Constants of `quant` are compiled into kernels.
+_SOURCE_DIRS = tuple(Path(__file__).parents[1] / name for name in ("kernels", "model", "quant"))
 
 
 @cache
@@ -42,6 +43,8 @@ def kernel_cache_dir() -> Path:
         digest.update(source.read_bytes())
     for version in (numba.__version__, llvmlite.__version__, platform.python_version()):
         digest.update(version.encode())
+    # numba's key knows the CPU, but not the instruction set that was asked for.
+    digest.update(os.environ.get("QLLAMA_ISA", "").encode())
     return cache_dir() / "kernels" / digest.hexdigest()[:16]
 
 
