@@ -43,7 +43,7 @@ def load_chunk(w: Any, row: int, block: int, x: Any) -> None:
 
 @njit
 def store_bytes(codes: Any, lane: int, out: Any) -> None:
-    """Store the 8-bit codes (32, 64) of the 16 lanes from `lane` on as 512 bytes."""
+    """Store the 8-bit `codes` (32, 64) of 16 lanes from `lane` on as 512 bytes of `out`."""
     for g in range(8):
         for r in range(TILE_ROWS):
             for j in range(4):
@@ -52,7 +52,7 @@ def store_bytes(codes: Any, lane: int, out: Any) -> None:
 
 @njit
 def store_nibbles(codes: Any, lane: int, out: Any) -> None:
-    """Store the 4-bit codes (32, 64) of the 16 lanes from `lane` on as 256 bytes."""
+    """Store the 4-bit `codes` (32, 64) of 16 lanes from `lane` on as 256 bytes of `out`."""
     for g in range(4):
         for r in range(TILE_ROWS):
             for j in range(4):

@@ -66,10 +66,11 @@ class Codec(ABC):
         if w.max() <= self.max_magnitude and w.min() >= -self.max_magnitude:
             return
         row, column = np.argwhere(~(np.abs(w) <= self.max_magnitude))[0]
+        found = w[row, column]
+        advice = "choose bf16 or f32" if np.isfinite(found) else "the checkpoint is damaged"
         raise ConversionError(
             f"weight [{row}, {column}]: expected a finite number of magnitude at most "
-            f"{self.max_magnitude:g} for {self.kind.name}, found {w[row, column]}; "
-            "check the checkpoint, or choose a type with a wider range (bf16, f32)"
+            f"{self.max_magnitude:g} for {self.kind.name}, found {found}; {advice}"
         )
 
     def quantize(self, w: Float32) -> UInt8:
@@ -91,7 +92,7 @@ class Codec(ABC):
             As `check_weights`.
         """
         self.check_weights(w)
-        return np.ascontiguousarray(self._encode(pad_matrix(w, 0.0))).reshape(-1)
+        return np.ascontiguousarray(self._encode(pad_matrix(w, 0))).reshape(-1)
 
     def dequantize(self, data: UInt8, rows: int, k: int) -> Float32:
         """Decode the tile16 storage of a matrix.

@@ -32,14 +32,26 @@ _GROUPS = BLOCK // GROUP
 UInt8 = npt.NDArray[np.uint8]
 
 
-def pad_matrix(a: npt.NDArray[Any], fill: Any) -> npt.NDArray[Any]:
-    """Extend (rows, k) to rows a multiple of 16 and k a multiple of 32 with `fill`."""
-    rows, k = a.shape
+def pad_matrix(values: npt.NDArray[Any], fill: int) -> npt.NDArray[Any]:
+    """Extend a matrix to whole tiles.
+
+    Parameters
+    ----------
+    values : any dtype, (rows, k)
+    fill : int
+        Goes into the padding.
+
+    Returns
+    -------
+    the same dtype, padded_shape(rows, k)
+        `values` itself where nothing is missing.
+    """
+    rows, k = values.shape
     shape = padded_shape(rows, k)
     if shape == (rows, k):
-        return a
-    padded = np.full(shape, fill, a.dtype)
-    padded[:rows, :k] = a
+        return values
+    padded = np.full(shape, fill, values.dtype)
+    padded[:rows, :k] = values
     return padded
 
 
@@ -74,13 +86,19 @@ def split_nibbles(joined: UInt8) -> UInt8:
 
 
 def tile_per_block(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Reorder one value a block, (rows, blocks), to (tiles, blocks, r)."""
+    """Reorder one value a block to lie row beside row.
+
+    values : any dtype, (rows, blocks), gives the same dtype, (tiles, blocks, r).
+    """
     rows, blocks = values.shape
     tiled: npt.NDArray[Any] = values.reshape(rows // TILE_ROWS, TILE_ROWS, blocks)
     return np.swapaxes(tiled, 1, 2)
 
 
 def untile_per_block(tiled: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Undo `tile_per_block`: (tiles, blocks, r) to (rows, blocks)."""
+    """Undo `tile_per_block`.
+
+    tiled : any dtype, (tiles, blocks, r), gives the same dtype, (rows, blocks).
+    """
     tiles, blocks, _ = tiled.shape
     return np.swapaxes(tiled, 1, 2).reshape(tiles * TILE_ROWS, blocks)

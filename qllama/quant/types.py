@@ -88,7 +88,13 @@ def padded_shape(rows: int, k: int) -> tuple[int, int]:
 
 
 def matrix_n_bytes(type_name: str, rows: int, k: int) -> int:
-    """Bytes that a (rows, k) matrix takes in tile16 storage, padding included.
+    """Bytes that a matrix takes in tile16 storage, padding included.
+
+    Parameters
+    ----------
+    type_name : str
+    rows, k : int
+        Without padding.
 
     Raises
     ------
@@ -102,7 +108,14 @@ def matrix_n_bytes(type_name: str, rows: int, k: int) -> int:
 
 
 def vector_n_bytes(type_name: str, n: int) -> int:
-    """Bytes that a row-major vector of `n` values takes; vectors are never quantized.
+    """Bytes that a row-major vector takes; vectors are never quantized.
+
+    Parameters
+    ----------
+    type_name : str
+        `f32`, `f16` or `bf16`.
+    n : int
+        Values.
 
     Raises
     ------
