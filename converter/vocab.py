@@ -28,6 +28,8 @@ __all__ = ["tokenizer_from_gguf"]
 
 _Value = TypeVar("_Value")
 
+_MAX_SCORE = 3.4e38  # float32 holds it, as SentencePiece does
+
 # Tokens that end a turn in the chat formats of the Llama family, as llama.cpp
 # finds them by their text (`special_eog_ids` in `src/llama-vocab.cpp`).
 _END_OF_TURN = (
@@ -206,6 +208,8 @@ def _sentencepiece(
         raise TokenizerError(
             f"tokenizer.ggml.scores: expected {len(tokens)} entries, found {len(scores)}"
         )
+    if not all(isinstance(score, int | float) and abs(score) < _MAX_SCORE for score in scores):
+        raise TokenizerError("tokenizer.ggml.scores: expected finite float32 numbers")
     # SentencePiece wants one unknown piece; Phi-3's files have 53, none of them its `<unk>`.
     types = [CONTROL if kind == UNKNOWN else kind for kind in types]
     types[unknown] = UNKNOWN

@@ -31,8 +31,8 @@ class StreamingDetokenizer:
 
     All pushes and the flush together are exactly ``tokenizer.decode(ids)`` with
     the same `skip_special`. A character that tokens share is held back until it
-    is whole; bytes that cannot become one give U+FFFD as soon as that is
-    certain, so at most three bytes are ever held back.
+    is whole; bytes that cannot become one give U+FFFD, at the latest with the
+    byte after them. At most three bytes are ever held back.
 
     The space that encoding adds before plain text (`Tokenizer.adds_space_after`)
     is dropped in the same places, and only there.
