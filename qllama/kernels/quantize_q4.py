@@ -12,7 +12,7 @@ import numpy as np
 
 from qllama.kernels._jit import njit
 from qllama.kernels.quantize_lanes import CHUNK_BLOCKS, LANES, load_chunk, store_nibbles
-from qllama.quant import BLOCK, TILE_ROWS
+from qllama.quant import BLOCK, QUANT_TYPES, TILE_ROWS
 from qllama.quant.q4 import (
     MAX_CODE,
     MAX_SCALE_CODE,
@@ -26,8 +26,8 @@ __all__ = ["quantize_q4"]
 
 _ZERO, _ONE, _INFINITY = np.float32(0), np.float32(1), np.float32(np.inf)
 _N = np.float32(BLOCK)
-_BLOCK_N_BYTES = 288
-_CODE_N_BYTES = 256
+_BLOCK_N_BYTES = QUANT_TYPES["q4"].tile_block_n_bytes
+_CODE_N_BYTES = _BLOCK_N_BYTES - 2 * TILE_ROWS
 _N_STARTS, _N_NEIGHBOURS = len(STARTS), len(NEIGHBOURS)
 
 
