@@ -23,17 +23,23 @@ TILE_ROWS = 16
 U = 2.0**-24
 
 KERNELS = {kernel.name: kernel for kernel in WEIGHT_KERNELS}
-_NEEDS = {"avx512vnni": "avx512vnni", "avx2": "avx2", "portable": None}
+#: The CPU feature without which code for an instruction set does not run.
+NEEDS = {"avx512vnni": "avx512vnni", "avx2": "avx2", "portable": None}
+
+
+def host_features():
+    """Features of the CPU that this runs on, by LLVM's names."""
+    return {name for name, present in llvm.get_host_cpu_features().items() if present}
 
 
 def runnable_isas():
     """Instruction sets that this CPU runs; only the forced one where `QLLAMA_ISA` is set."""
     forced = os.environ.get("QLLAMA_ISA")
-    features = {name for name, present in llvm.get_host_cpu_features().items() if present}
+    features = host_features()
     return [
         isa
         for name, isa in ISAS.items()
-        if forced in (None, name) and (_NEEDS[name] is None or _NEEDS[name] in features)
+        if forced in (None, name) and (NEEDS[name] is None or NEEDS[name] in features)
     ]
 
 
