@@ -21,7 +21,6 @@ from converter.report import ConversionReport, TensorReport
 from converter.slabs import carried_type, encoded, prepare, slabs_of
 from converter.sources.base import CheckpointSource
 from converter.sources.gguf import GgufSource
-from qllama.config import TokenizerConfig
 from qllama.errors import ConversionError
 from qllama.format.spec import TensorSpec, tensor_n_bytes
 from qllama.format.writer import QlmWriter
@@ -83,7 +82,6 @@ def convert(
     if out.exists() and out.samefile(path):
         raise ConversionError(f"{out}: the target is the source itself; choose another name")
     tokenizer, blob = source.tokenizer
-    _check_token_ids(path, tokenizer, source.config.vocab_size)
     specs = [TensorSpec(n, recipe.type_of(n, t.shape), t.shape) for n, t in source.tensors.items()]
     provenance = {
         "source": path.name,
@@ -180,21 +178,6 @@ def _qllama_version() -> str:
         return metadata.version("qllama")
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _check_token_ids(path: Path, tokenizer: TokenizerConfig, vocab_size: int) -> None:
-    """Refuse special tokens that the embedding has no row for."""
-    named = {
-        "bos": tokenizer.bos_token_id,
-        "unk": tokenizer.unk_token_id,
-        "pad": tokenizer.pad_token_id,
-        **{f"eos {i}": i for i in tokenizer.eos_token_ids},
-    }
-    for name, token_id in named.items():
-        if token_id is not None and not 0 <= token_id < vocab_size:
-            raise ConversionError(
-                f"{path}: {name} token: expected an id in 0..{vocab_size - 1}, found {token_id}"
-            )
 
 
 def _tensor_report(source: CheckpointSource, spec: TensorSpec) -> TensorReport:

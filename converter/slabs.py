@@ -96,19 +96,15 @@ def encoded(
 ) -> Generator[tuple[Slab, npt.NDArray[np.uint8]], None, None]:
     """Encode `slabs` on `n_threads` threads; yield each with its bytes, in order.
 
-    Closing the iterator early drops the slabs that no thread has begun.
+    Closing the generator early waits for the few slabs that are under way.
     """
     pending: deque[tuple[Slab, Future[npt.NDArray[np.uint8]]]] = deque()
     with ThreadPoolExecutor(n_threads) as pool:
-        try:
-            for slab in slabs:
-                # One more than threads, so that none waits for the writer.
-                if len(pending) > n_threads:
-                    first, future = pending.popleft()
-                    yield first, future.result()
-                pending.append((slab, pool.submit(slab.encode)))
-            while pending:
+        for slab in slabs:
+            # One more than threads, so that none waits for the writer.
+            if len(pending) > n_threads:
                 first, future = pending.popleft()
                 yield first, future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pending.append((slab, pool.submit(slab.encode)))
+        for first, future in pending:
+            yield first, future.result()
