@@ -1,0 +1,85 @@
+"""The chat with SmolLM2 itself behind it, down to the compiled kernels."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from qllama.cli.repl import Repl
+
+MAIN = "from qllama.cli import main; main()"
+GREEDY = "-n 12 --temp 0 -c 512"
+# Without its end tokens the model talks until it is stopped, by the limit if not by the test.
+ENDLESS = "-n 400 --temp 0 -c 2048 -l 2-inf -l 0-inf"
+# A word on the line below what was typed.
+ANSWERING = r"\n[^>]*[a-z]{4}"
+QUESTION = "What is the capital of France?"
+
+
+@pytest.fixture(scope="module")
+def llm(smollm2_q8):
+    from qllama import Llama
+
+    with Llama(smollm2_q8, n_ctx=512) as model:
+        yield model
+
+
+def test_chat_command_prints_what_the_model_answers(smollm2_q8, llm):
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, "chat", smollm2_q8, *GREEDY.split(), "-p", QUESTION],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    messages = [{"role": "user", "content": QUESTION}]
+    answer = llm.chat(messages, max_tokens=12, temperature=0)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{answer}\n"
+    assert "error" not in done.stderr
+
+
+def test_repl_second_turn_evaluates_only_new_tokens(llm, capsys):
+    lines = iter(["Count from one to twenty, please.", "And now?"])
+
+    def read_line(prompt):
+        line = next(lines, None)
+        if line is None:
+            raise EOFError
+        return line
+
+    options = {"max_tokens": 40, "temperature": 0}
+    repl = Repl(llm, read_line, system=None, options=options, verbose=True)
+    repl.run()
+    evaluated = re.findall(r"prompt eval count: +(\d+) token", capsys.readouterr().err)
+    new = "<|im_end|>\n<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n"
+    # One more: the last token of the first answer was chosen, but never evaluated.
+    assert int(evaluated[1]) <= len(llm.tokenize(new, special=True)) + 1
+
+
+def test_terminal_ctrl_c_stops_the_engine_and_the_next_turn_works(smollm2_q8, isolated_home):
+    pexpect = pytest.importorskip("pexpect")
+    environment = {**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1", "NO_COLOR": "1"}
+    chat = pexpect.spawn(
+        sys.executable,
+        ["-c", MAIN, "chat", str(smollm2_q8), *ENDLESS.split()],
+        env=environment,
+        encoding="utf-8",
+        timeout=300,
+    )
+    chat.expect_exact(">>>")
+    chat.send("Tell me a long story.\r")
+    chat.expect(ANSWERING)
+    chat.send("\x03")
+    chat.expect_exact(">>>")
+    chat.send("Go on.\r")
+    chat.expect(ANSWERING)
+    chat.send("\x03")
+    chat.expect_exact(">>>")
+    chat.send("/bye\r")
+    chat.expect(pexpect.EOF)
+    chat.close()
+    assert chat.exitstatus == 0
