@@ -6,6 +6,7 @@ scanners over Unicode categories, not patterns.
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from collections.abc import Iterator
 
@@ -71,7 +72,7 @@ def merge(piece: str, ranks: dict[tuple[str, str], int]) -> list[str]:
     """Merge the pair of the lowest rank, leftmost first, until none is left (Sennrich 2016)."""
     parts = [CHARACTER_OF_BYTE[byte] for byte in piece.encode()]
     while True:
-        pairs = list(zip(parts, parts[1:], strict=False))
+        pairs = list(itertools.pairwise(parts))
         known = [(ranks[pair], i) for i, pair in enumerate(pairs) if pair in ranks]
         if not known:
             return parts

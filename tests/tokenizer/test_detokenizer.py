@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,7 +48,7 @@ def test_stream_valid_text_never_shows_half_a_character(text, data):
     encoded = text.encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(encoded)), max_size=8)))
     bounds = [0, *cuts, len(encoded)]
-    chunks = [encoded[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    chunks = [encoded[a:b] for a, b in itertools.pairwise(bounds)]
     pieces, rest = pushes(chunks)
     assert rest == ""
     shown = 0

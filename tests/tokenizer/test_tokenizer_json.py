@@ -176,15 +176,15 @@ def test_load_blob_of_sentencepiece_kind_decodes_spaces_and_bytes():
     document = {
         "version": "1.0",
         "added_tokens": [
-            dict(
-                id=i,
-                content=text,
-                single_word=False,
-                lstrip=False,
-                rstrip=False,
-                normalized=False,
-                special=True,
-            )
+            {
+                "id": i,
+                "content": text,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
             for text, i in (("<unk>", 0), ("<s>", 1))
         ],
         "normalizer": {
@@ -240,7 +240,7 @@ def _document(**changes):
     ],
 )
 def test_load_malformed_blob_raises_one_line(blob):
-    with pytest.raises(TokenizerError, match="tokenizer.json: ") as info:
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json: ") as info:
         load_tokenizer(TokenizerConfig("tokenizers"), blob)
     assert "\n" not in str(info.value)
 
@@ -248,10 +248,10 @@ def test_load_malformed_blob_raises_one_line(blob):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (dict(bos_token_id=TOKENIZER.vocab_size), "bos_token_id: expected 0"),
-        (dict(eos_token_ids=(0, -1)), r"eos_token_ids\[1\]: expected 0"),
-        (dict(add_bos_token=True), "no bos_token_id"),
-        (dict(add_eos_token=True), "no eos_token_ids"),
+        ({"bos_token_id": TOKENIZER.vocab_size}, "bos_token_id: expected 0"),
+        ({"eos_token_ids": (0, -1)}, r"eos_token_ids\[1\]: expected 0"),
+        ({"add_bos_token": True}, "no bos_token_id"),
+        ({"add_eos_token": True}, "no eos_token_ids"),
     ],
 )
 def test_load_config_at_odds_with_vocabulary_raises(config, message):
