@@ -13,6 +13,8 @@ One layer, in the names of Hugging Face's modeling_llama:
 
 from __future__ import annotations
 
+import numpy as np
+
 from qllama.kernels import vector as v
 from qllama.kernels._jit import njit
 from qllama.kernels.embedding import embed_row
@@ -93,3 +95,6 @@ def _embed(model, batch, table):
         tile = table.weights + token // TILE_ROWS * table.tile_bytes
         out = model.residual + _FLOAT * model.hidden_padded * t
         embed_row(table.weight_type, tile, token % TILE_ROWS, table.n_blocks, out)
+        # Zeros beside weights in a block of q4 need not decode to 0, and norms count them.
+        for i in range(model.hidden_size, model.hidden_padded):
+            v.store_scalar(out + _FLOAT * i, np.float32(0.0))
