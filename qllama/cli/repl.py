@@ -83,7 +83,7 @@ class Repl:
                 if self._turn() == "leave":
                     return
             except KeyboardInterrupt:
-                click.echo("\nUse Ctrl + d or /bye to exit.")
+                click.echo("Use Ctrl + d or /bye to exit.")
             except EOFError:
                 return
 

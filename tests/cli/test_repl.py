@@ -65,7 +65,7 @@ def test_repl_ctrl_d_leaves(play):
 
 def test_repl_ctrl_c_when_idle_tells_how_to_leave(play):
     out, _, _ = play(FakeLlama([]), CTRL_C, "/bye")
-    assert out == ">>> \nUse Ctrl + d or /bye to exit.\n>>> /bye\n"
+    assert out == ">>> Use Ctrl + d or /bye to exit.\n>>> /bye\n"
 
 
 def test_repl_ctrl_c_during_an_answer_keeps_what_was_said(play):
