@@ -67,7 +67,9 @@ def print_answer(pieces: Iterable[Piece], options: GenerationOptions, *, verbose
     answer = PrintedAnswer()
     try:
         answer.print(pieces)
-    finally:
-        # Whatever ends the answer: the next line on a terminal starts at its left.
-        click.echo()
+    except BaseException:
+        if answer.text:
+            click.echo()
+        raise
+    click.echo()
     answer.print_remarks(options, verbose=verbose)

@@ -136,6 +136,11 @@ def test_answer_cut_short_by_an_error_keeps_what_was_said(run, fake_llama):
     assert result.stderr == "qllama: error: the rest is lost\n"
 
 
+def test_answer_that_never_began_prints_nothing(run, fake_llama):
+    fake_llama([QllamaError("too long")])
+    assert run("chat", "-p", "hi").stdout == ""
+
+
 def test_answer_interrupted_exits_130(run, fake_llama):
     fake_llama(["Half of", KeyboardInterrupt()])
     result = run("chat", "-p", "hi")
