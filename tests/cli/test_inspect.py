@@ -90,6 +90,7 @@ def test_inspect_table_aligns_columns(run, tiny_qlm):
     assert lines[start + 1] == "  part        parameters  size      bits/weight  types"
     assert lines[start + 2] == "  embeddings  8,256       9.0 KiB   8.96         q8_0"
     assert "  hidden_size              32" in lines
+    assert "  rms_norm_eps             1e-05" in lines
     assert "Tensors" not in lines
 
 

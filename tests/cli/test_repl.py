@@ -126,6 +126,12 @@ def test_repl_triple_quotes_hold_several_lines(play):
     assert llm.calls[0][0] == [user("first\n/not a command\nlast")]
 
 
+def test_repl_triple_quotes_on_lines_of_their_own_add_no_lines(play):
+    llm = FakeLlama([["ok"]])
+    play(llm, '"""', "all here", '"""')
+    assert llm.calls[0][0] == [user("all here")]
+
+
 def test_repl_triple_quotes_on_one_line(play):
     llm = FakeLlama([["ok"]])
     play(llm, '"""all here"""')

@@ -23,7 +23,7 @@ CONFIG = ModelConfig(
     num_key_value_heads=2,
     head_dim=8,
     max_position_embeddings=128,
-    rms_norm_eps=1e-5,
+    rms_norm_eps=9.999999747378752e-06,  # 1e-5 that was a float32 once
     tie_word_embeddings=True,
 )
 LAYER = "model.layers.0."
