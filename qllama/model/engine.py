@@ -7,6 +7,7 @@ compiled code sees it. Knows tokens as numbers only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +121,13 @@ class Engine:
             A token, the position or the slot is out of range.
         """
         n_tokens = len(tokens)
-        ids = np.asarray(tokens, np.int32)
+        if n_tokens == 0:
+            raise ValueError("tokens: expected at least one")
+        # All of it before anything is computed: the first chunks may take minutes.
+        ids = np.asarray(tokens)
+        self._check_range("token", ids, self.config.vocab_size)
+        self._check_context(position + n_tokens - 1)
+        ids = ids.astype(np.int32)
         positions = np.arange(position, position + n_tokens, dtype=np.int32)
         slots = np.full(n_tokens, slot, np.int32)
         logits = []
@@ -133,8 +140,6 @@ class Engine:
             logits.append(self.forward(ids[chunk], positions[chunk], slots[chunk], outputs))
             if on_progress is not None and chunk.stop < n_tokens:
                 on_progress(chunk.stop, n_tokens)
-        if not logits:
-            raise ValueError("tokens: expected at least one")
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
 
     def forward(
@@ -156,27 +161,47 @@ class Engine:
         Returns
         -------
         float32, (len(outputs), vocab_size)
+
+        Raises
+        ------
+        ContextLengthError
+            A position is past `n_ctx`.
+        ValueError
+            The arrays' lengths do not agree, or something is out of range.
         """
+        n_tokens = len(tokens)
+        if not 0 < n_tokens <= self.n_batch:
+            raise ValueError(f"batch: expected 1 to {self.n_batch} tokens, found {n_tokens}")
+        if not len(positions) == len(slots) == n_tokens or len(outputs) > self.n_batch:
+            raise ValueError(
+                f"batch of {n_tokens} tokens: found {len(positions)} positions, "
+                f"{len(slots)} slots and {len(outputs)} outputs"
+            )
         self._check_range("token", tokens, self.config.vocab_size)
         self._check_range("slot", slots, self.n_slots)
-        if len(positions) and int(positions.max()) >= self.n_ctx:
-            raise ContextLengthError(
-                f"position {int(positions.max())} does not fit the context of {self.n_ctx} "
-                "tokens; shorten the text or choose a larger n_ctx"
-            )
+        self._check_range("output", np.asarray(outputs, np.int64), n_tokens)
+        self._check_context(int(positions.max()))
         self._check_range("position", positions, self.n_ctx)
-        if not 0 < len(tokens) <= self.n_batch:
-            raise ValueError(f"batch: expected 1 to {self.n_batch} tokens, found {len(tokens)}")
         batch = Batch(self.config, self._rotary, tokens, positions, slots, outputs)
         buffers, weights = self._buffers, self._weights
         self._team.run(decoder_step, buffers.model, weights.layers, weights.linears, batch.record)
         return batch.logits
 
+    def _check_context(self, last_position: int) -> None:
+        if last_position >= self.n_ctx:
+            raise ContextLengthError(
+                f"position {last_position} does not fit the context of {self.n_ctx} "
+                "tokens; shorten the text or choose a larger n_ctx"
+            )
+
     @staticmethod
-    def _check_range(what: str, values: npt.NDArray[np.int32], end: int) -> None:
-        if len(values) and (int(values.min()) < 0 or int(values.max()) >= end):
-            bad = values[(values < 0) | (values >= end)][0]
-            raise ValueError(f"{what}: expected 0 to {end - 1}, found {bad}")
+    def _check_range(what: str, values: npt.NDArray[Any], end: int) -> None:
+        """Refuse anything but integers 0 .. end - 1, (n,); Python's large ones are objects."""
+        if values.ndim != 1 or values.dtype.kind not in "iuO":
+            raise ValueError(f"{what}: expected integers, found {values.dtype} {values.shape}")
+        outside = (values < 0) | (values >= end)
+        if outside.any():
+            raise ValueError(f"{what}: expected 0 to {end - 1}, found {values[outside][0]}")
 
     def close(self) -> None:
         """Stop the threads; the engine is not used after this."""
