@@ -19,16 +19,18 @@ from typing import Any
 
 import llvmlite
 import numba
+import numba.core.codegen
 import numba.core.config
 import numba.extending
 
 from qllama.paths import cache_dir
 
-__all__ = ["cfunc", "intrinsic", "kernel_cache_dir", "njit", "numba_config"]
+__all__ = ["cfunc", "host_cpu_features", "intrinsic", "kernel_cache_dir", "njit", "numba_config"]
 
 # numba is typed in parts only; what the kernels use of it passes through here untyped.
 numba_config: Any = numba.core.config
 intrinsic: Any = numba.extending.intrinsic
+host_cpu_features: Any = numba.core.codegen.get_host_cpu_features
 
 # Constants of `quant` are compiled into kernels.
 _SOURCE_DIRS = tuple(Path(__file__).parents[1] / name for name in ("kernels", "model", "quant"))

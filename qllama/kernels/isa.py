@@ -10,10 +10,8 @@ import os
 from dataclasses import dataclass
 from functools import cache
 
-from llvmlite import binding as llvm
-
 from qllama.errors import KernelError
-from qllama.kernels._jit import numba_config
+from qllama.kernels._jit import host_cpu_features, numba_config
 
 __all__ = ["ISAS", "Isa", "current_isa"]
 
@@ -53,10 +51,10 @@ ISAS = {
 
 def _llvm_features() -> set[str]:
     """Features of the CPU that numba generates code for, by LLVM's names."""
-    if numba_config.CPU_FEATURES is not None:
-        flags = numba_config.CPU_FEATURES.split(",")
-        return {flag[1:] for flag in flags if flag.startswith("+")}
-    return {name for name, present in llvm.get_host_cpu_features().items() if present}
+    flags = numba_config.CPU_FEATURES
+    if flags is None:
+        flags = host_cpu_features()  # what LLVM says, less what NUMBA_ENABLE_AVX=0 forbids
+    return {flag[1:] for flag in flags.split(",") if flag.startswith("+")}
 
 
 @cache

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from llvmlite import binding as llvm
+from llvmlite.binding import FeatureMap
 from packing import NEEDS, host_features
 
 from qllama.errors import KernelError
@@ -78,10 +80,17 @@ def test_isa_follows_the_features_given_to_numba(monkeypatch, flags, expected):
 
 def test_isa_without_numba_settings_asks_llvm(monkeypatch):
     monkeypatch.setattr(isa.numba_config, "CPU_FEATURES", None)
-    answer = {"avx2": True, "fma": True, "f16c": True, "avx512f": False}
-    monkeypatch.setattr(isa.llvm, "get_host_cpu_features", lambda: answer)
+    answer = FeatureMap({"avx2": True, "fma": True, "f16c": True, "avx512f": False})
+    monkeypatch.setattr(llvm, "get_host_cpu_features", lambda: answer)
     assert choose(monkeypatch) == "avx2"
     answer["fma"] = False
+    assert choose(monkeypatch) == "portable"
+
+
+def test_isa_without_avx_by_numbas_setting_is_portable(monkeypatch):
+    # Code for AVX that numba then may not generate ends the process.
+    monkeypatch.setattr(isa.numba_config, "CPU_FEATURES", None)
+    monkeypatch.setattr(isa.numba_config, "ENABLE_AVX", False)
     assert choose(monkeypatch) == "portable"
 
 
