@@ -214,7 +214,7 @@ def _sentencepiece(
     types = [CONTROL if kind == UNKNOWN else kind for kind in types]
     types[unknown] = UNKNOWN
     pieces = [
-        (token.replace(" ", "▁") if kind == USER_DEFINED else token, float(score), kind)
+        (token, float(score), kind)
         for token, score, kind in zip(tokens, scores, types, strict=True)
     ]
     return model_proto(

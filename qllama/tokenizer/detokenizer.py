@@ -88,6 +88,5 @@ class StreamingDetokenizer:
     def flush(self) -> str:
         """Return what was held back (U+FFFD for an unfinished character), and start afresh."""
         rest = self._utf8.decode(b"", final=True)
-        self._utf8.reset()
         self._drop_space = self._tokenizer.adds_space_after(None)
         return rest

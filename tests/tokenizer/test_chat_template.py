@@ -64,6 +64,12 @@ def test_render_mistral_with_generation_block():
     )
 
 
+def test_render_tools_and_documents_are_none_unless_given():
+    source = "{{ tools is none }} {{ documents is none }} {{ more is defined }}"
+    assert render(source, [ASK]) == "True True False"
+    assert render(source, [ASK], tools=[], documents=[], more=0) == "False False True"
+
+
 def test_render_refusal_of_the_template_names_its_line():
     with pytest.raises(TokenizerError) as info:
         render(LLAMA_2, [ASK, ASK])

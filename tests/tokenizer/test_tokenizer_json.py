@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+import types
 
 import pytest
 from bpe_reference import gpt2_pieces, merge, smollm_pieces
@@ -75,22 +77,31 @@ def test_encode_user_defined_token_matched_always():
     assert TOOL in encode("a<tool>b", parse_special=True)
 
 
-def test_encode_switch_of_parse_special_is_safe_between_threads():
-    text = "<|im_end|>" * 50
-    wrong = []
+class SlowBackend:
+    """Encodes to whether the switch stayed as it was while encoding."""
+
+    encode_special_tokens = False
+
+    def encode(self, text, *, add_special_tokens):
+        before = self.encode_special_tokens
+        time.sleep(0.001)
+        return types.SimpleNamespace(ids=[int(before == self.encode_special_tokens)])
+
+
+def test_encode_switch_of_parse_special_is_safe_between_threads(monkeypatch):
+    monkeypatch.setattr(TOKENIZER, "_backend", SlowBackend())
+    kept = []
 
     def work(parse_special):
-        for _ in range(200):
-            found = encode(text, parse_special=parse_special)
-            if (found == [IM_END] * 50) != parse_special:
-                wrong.append(parse_special)
+        for _ in range(20):
+            kept.extend(encode("text", parse_special=parse_special))
 
-    threads = [threading.Thread(target=work, args=(flag,)) for flag in (True, False) * 2]
+    threads = [threading.Thread(target=work, args=(flag,)) for flag in (True, False)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert wrong == []
+    assert kept == [1] * 40
 
 
 def test_encode_whole_token_without_merges_needs_ignore_merges():
@@ -224,6 +235,35 @@ def test_load_blob_of_sentencepiece_kind_decodes_spaces_and_bytes():
 def _document(**changes):
     _, blob = tokenizer_from_gguf(FIELDS)
     return json.dumps({**json.loads(blob), **changes}).encode()
+
+
+def test_load_post_processor_of_the_blob_is_not_run():
+    bos = {"SpecialToken": {"id": "<|bos|>", "type_id": 0}}
+    template = {
+        "type": "TemplateProcessing",
+        "single": [bos, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [
+            bos,
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"Sequence": {"id": "B", "type_id": 1}},
+        ],
+        "special_tokens": {"<|bos|>": {"id": "<|bos|>", "ids": [BOS], "tokens": ["<|bos|>"]}},
+    }
+    tokenizer = load_tokenizer(TokenizerConfig("tokenizers"), _document(post_processor=template))
+    for add_special in (True, False):
+        assert encode("hello", tokenizer, add_special=add_special) == encode("hello")
+
+
+def test_load_ids_with_a_hole_vocab_size_covers_the_highest():
+    document = json.loads(_document())
+    document["model"]["vocab"] = {"a": 0, "<|x|>": 9}
+    document["model"]["merges"] = []
+    document["added_tokens"] = [document["added_tokens"][0] | {"id": 9, "content": "<|x|>"}]
+    tokenizer = load_tokenizer(TokenizerConfig("tokenizers"), json.dumps(document).encode())
+    assert tokenizer.vocab_size == 10
+    assert encode("a<|x|>", tokenizer, parse_special=True) == [0, 9]
+    with pytest.raises(TokenizerError, match="token id 5 is not in the vocabulary"):
+        tokenizer.decode([5])
 
 
 @pytest.mark.parametrize(

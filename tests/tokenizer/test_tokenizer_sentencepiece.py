@@ -51,6 +51,14 @@ def test_encode_longest_matched_token_wins():
     assert spelled("<a><b><a>", tokenizer) == ["<a><b>", "<a>"]
 
 
+def test_encode_merges_by_score_and_not_by_likelihood():
+    # Unigram would take `a` and `bc`: they have the higher sum.
+    scores = {"▁": -9.0, "a": -1.0, "b": -1.0, "c": -99.0, "ab": -2.0, "bc": -3.0}
+    pieces = [("<unk>", 0.0, UNKNOWN), *((text, score, NORMAL) for text, score in scores.items())]
+    blob = model_proto(pieces, add_dummy_prefix=False, byte_fallback=False)
+    assert spelled("abc", load_tokenizer(TokenizerConfig("sentencepiece"), blob)) == ["ab", "c"]
+
+
 def test_encode_unknown_character_falls_back_to_bytes():
     assert spelled("ö") == ["▁", "<0xC3>", "<0xB6>"]
 
@@ -115,12 +123,14 @@ def test_token_bytes_by_kind_of_token():
     assert TOKENIZER.token_bytes(token_id(FIELDS, "<tool>")) == b"<tool>"
 
 
-def test_load_user_defined_spaces_match_spaces():
-    fields = spm_fields(extra=(("  \n", USER_DEFINED),))
+@pytest.mark.parametrize("piece", ["  \n", "▁▁\n"])
+def test_load_user_defined_spaces_match_spaces(piece):
+    fields = spm_fields(extra=((piece, USER_DEFINED),))
     tokenizer = load_tokenizer(*tokenizer_from_gguf(fields))
     ids = tokenizer.encode("hello  \n", add_special=False, parse_special=False)
-    assert ids[-1] == token_id(fields, "  \n")
+    assert ids[-1] == token_id(fields, piece)
     assert tokenizer.decode(ids) == "hello  \n"
+    assert tokenizer.decode(ids[-1:]) == "  \n"
 
 
 def test_load_phi3_like_unknown_tokens_keeps_ids():
