@@ -15,7 +15,7 @@ from qllama.config import TokenizerConfig
 from qllama.errors import TokenizerError
 from qllama.tokenizer.detokenizer import StreamingDetokenizer
 
-__all__ = ["BaseTokenizer", "Tokenizer"]
+__all__ = ["BaseTokenizer", "Tokenizer", "one_line"]
 
 
 class Tokenizer(Protocol):
@@ -231,3 +231,8 @@ class BaseTokenizer(ABC):
     @abstractmethod
     def _decode_token(self, token_id: int, spelled: str) -> bytes:
         """Return the bytes of a token, not one of `added`, that is spelled `spelled`."""
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of another library's error as our own are: on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

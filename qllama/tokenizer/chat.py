@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qllama.errors import TokenizerError
+from qllama.tokenizer.base import one_line
 
 if TYPE_CHECKING:
     import jinja2.sandbox
@@ -121,7 +122,7 @@ class ChatTemplate:
                 if frame.filename == "<template>"
             ]
             where = f", line {lines[-1]}" if lines else ""
-            raise TokenizerError(f"chat template{where}: {error or type(error).__name__}") from None
+            raise TokenizerError(f"chat template{where}: {one_line(error)}") from None
 
 
 def _plain(value: Any, where: str) -> Any:

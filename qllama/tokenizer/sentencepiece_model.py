@@ -12,12 +12,13 @@ from collections.abc import Iterable
 
 from qllama.config import TokenizerConfig
 from qllama.errors import TokenizerError
-from qllama.tokenizer.base import BaseTokenizer
+from qllama.tokenizer.base import BaseTokenizer, one_line
 from qllama.tokenizer.sentencepiece_proto import (
+    BYTE,
     CONTROL,
     UNKNOWN,
     USER_DEFINED,
-    piece_types,
+    read_pieces,
 )
 
 __all__ = ["SentencePieceTokenizer"]
@@ -56,26 +57,27 @@ class SentencePieceTokenizer(BaseTokenizer):
         processor = sentencepiece.SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(blob)
-        except RuntimeError as error:
+            pieces = read_pieces(blob)
+        except (RuntimeError, ValueError, IndexError) as error:
             raise TokenizerError(
-                f"tokenizer: not a SentencePiece model ({error}); convert the model again"
+                f"tokenizer: not a SentencePiece model ({one_line(error)}); convert the model again"
             ) from None
-        types = piece_types(blob)
-        special = {
+        added = {
             i: kind != USER_DEFINED
-            for i, kind in enumerate(types)
+            for i, (_, kind) in enumerate(pieces)
             if kind in (CONTROL, UNKNOWN, USER_DEFINED)
         }
         super().__init__(
             config,
-            vocab_size=len(types),
+            vocab_size=len(pieces),
             adds_space=processor.normalize("a").startswith(_SPACE),
-            added=special,
+            added=added,
         )
         self._processor = processor
-        self._matched = {self._spelling(i): i for i in special}
+        self._pieces = pieces
+        self._matched = {self._spelling(i): i for i in added}
         self._parse_pattern = _any_of(self._matched)
-        self._plain_pattern = _any_of(text for text, i in self._matched.items() if not special[i])
+        self._plain_pattern = _any_of(text for text, i in self._matched.items() if not added[i])
 
     def _encode_text(self, text: str, parse_special: bool) -> list[int]:
         pattern = self._parse_pattern if parse_special else self._plain_pattern
@@ -89,14 +91,15 @@ class SentencePieceTokenizer(BaseTokenizer):
         return ids
 
     def _spelling(self, token_id: int) -> str:
-        spelled: str = self._processor.id_to_piece(token_id)
+        piece, _ = self._pieces[token_id]
         # Only matched tokens are compared with text, where a space is a space.
-        return spelled.replace(_SPACE, " ") if token_id in self._added else spelled
+        return piece.replace(_SPACE, " ") if token_id in self._added else piece
 
     def _decode_token(self, token_id: int, spelled: str) -> bytes:
-        if self._processor.is_byte(token_id):
-            return bytes.fromhex(spelled[3:5])
-        return spelled.replace(_SPACE, " ").encode()
+        _, kind = self._pieces[token_id]
+        return (
+            bytes.fromhex(spelled[3:5]) if kind == BYTE else spelled.replace(_SPACE, " ").encode()
+        )
 
 
 def _any_of(spellings: Iterable[str]) -> re.Pattern[str]:

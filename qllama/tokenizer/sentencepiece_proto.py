@@ -18,13 +18,13 @@ __all__ = [
     "UNUSED",
     "USER_DEFINED",
     "model_proto",
-    "piece_types",
+    "read_pieces",
 ]
 
 # SentencePiece.Type; GGUF's `tokenizer.ggml.token_type` has the same numbers.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _BYTES, _FIXED32 = 0, 2, 5
 _MODEL_TYPE_BPE = 2
 
 _PIECES, _TRAINER_SPEC, _NORMALIZER_SPEC = 1, 2, 3
@@ -64,20 +64,28 @@ def model_proto(
     )
 
 
-def piece_types(model: bytes) -> list[int]:
-    """Return the type of each piece of a valid serialized model, in the order of ids."""
-    types: list[int] = []
+def read_pieces(model: bytes) -> list[tuple[str, int]]:
+    """Return the piece and the type of each token of a serialized model, in order.
+
+    Raises
+    ------
+    ValueError, IndexError
+        When the bytes are no such model, or a piece is not UTF-8.
+    """
+    pieces: list[tuple[str, int]] = []
     at = 0
     while at < len(model):
         number, start, at = _field(model, at)
         if number == _PIECES:
-            kind = NORMAL
+            piece, kind = "", NORMAL
             while start < at:
                 inner, value_at, start = _field(model, start)
-                if inner == _TYPE:
+                if inner == _PIECE:
+                    piece = model[value_at:start].decode()
+                elif inner == _TYPE:
                     kind = model[value_at]
-            types.append(kind)
-    return types
+            pieces.append((piece, kind))
+    return pieces
 
 
 def _field(data: bytes, at: int) -> tuple[int, int, int]:
@@ -89,9 +97,9 @@ def _field(data: bytes, at: int) -> tuple[int, int, int]:
         return tag >> 3, at, at + length
     if wire_type == _FIXED32:
         return tag >> 3, at, at + 4
-    if wire_type == _FIXED64:
-        return tag >> 3, at, at + 8
-    return tag >> 3, at, _read_varint(data, at)[1]
+    if wire_type == _VARINT:
+        return tag >> 3, at, _read_varint(data, at)[1]
+    raise ValueError(f"byte {at}: wire type {wire_type}")
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from qllama.config import TokenizerConfig
 from qllama.errors import TokenizerError
-from qllama.tokenizer.base import BaseTokenizer
+from qllama.tokenizer.base import BaseTokenizer, one_line
 from qllama.tokenizer.bytelevel import BYTE_OF_CHARACTER
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ class JsonTokenizer(BaseTokenizer):
         try:
             backend = tokenizers.Tokenizer.from_buffer(blob)
         except Exception as error:  # the library raises bare Exceptions
-            raise TokenizerError(f"tokenizer.json: {error}; convert the model again") from None
+            raise TokenizerError(
+                f"tokenizer.json: {one_line(error)}; convert the model again"
+            ) from None
         added = backend.get_added_tokens_decoder()
         super().__init__(
             config,

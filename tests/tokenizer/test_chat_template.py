@@ -95,14 +95,16 @@ def test_template_syntax_error_raises_and_names_its_line():
         "{% for i in range(10**9) %}{% endfor %}",
         "{{ '%s'|attr('format')|attr('__globals__') }}{{ ''.__class__() }}",
         "{{ 1 // 0 }}",
+        "{{ raise_exception('two\\nlines') }}",
         "{{ messages[0].content.format_map(messages[0]).__doc__.x }}",
     ],
 )
 def test_render_hostile_template_raises_and_changes_nothing(source):
     messages = [dict(ASK)]
-    with pytest.raises(TokenizerError, match="chat template, line 1: "):
+    with pytest.raises(TokenizerError, match="chat template, line 1: ") as info:
         render(source, messages)
     assert messages == [ASK]
+    assert "\n" not in str(info.value)
 
 
 def test_render_value_that_json_lacks_raises_and_says_where():

@@ -11,7 +11,7 @@ from converter.vocab import tokenizer_from_gguf
 from qllama.config import TokenizerConfig
 from qllama.errors import TokenizerError
 from qllama.tokenizer import StreamingDetokenizer, load_tokenizer
-from qllama.tokenizer.sentencepiece_proto import NORMAL, UNKNOWN, model_proto, piece_types
+from qllama.tokenizer.sentencepiece_proto import NORMAL, UNKNOWN, model_proto, read_pieces
 
 FIELDS = spm_fields()
 TOKENIZER = load_tokenizer(*tokenizer_from_gguf(FIELDS))
@@ -143,7 +143,12 @@ def test_load_phi3_like_unknown_tokens_keeps_ids():
     )
 
 
-@pytest.mark.parametrize("blob", [b"", b"junk", b"\x0a\x05\x0a\x03abc", b"\xff" * 40])
+NOT_UTF8 = model_proto(
+    [("<unk>", 0.0, UNKNOWN), ("abc", 0.0, CONTROL)], add_dummy_prefix=True, byte_fallback=False
+).replace(b"abc", b"a\xffc")
+
+
+@pytest.mark.parametrize("blob", [b"", b"junk", b"\x0a\x05\x0a\x03abc", b"\xff" * 40, NOT_UTF8])
 def test_load_malformed_blob_raises_one_line(blob):
     with pytest.raises(TokenizerError, match="not a SentencePiece model") as info:
         load_tokenizer(TokenizerConfig("sentencepiece"), blob)
@@ -174,14 +179,14 @@ def test_model_proto_read_by_the_library_has_every_piece():
     assert processor.normalize("a  b ") == "▁a▁▁b▁"
 
 
-def test_piece_types_read_back_are_the_written_ones():
+def test_read_pieces_are_the_written_ones():
     blob = model_proto(PIECES, add_dummy_prefix=True, byte_fallback=True)
-    assert piece_types(blob) == [kind for _, _, kind in PIECES]
+    assert read_pieces(blob) == [(piece, kind) for piece, _, kind in PIECES]
 
 
-def test_piece_types_absent_type_is_normal():
+def test_read_pieces_absent_type_is_normal():
     # SentencePiece's own writer leaves out a field that has its default.
     piece = b"\x0a\x01a\x15\x00\x00\x80\xbf"
     unknown = b"\x0a\x05<unk>\x18\x02"
     blob = b"".join(b"\x0a" + bytes([len(entry)]) + entry for entry in (unknown, piece))
-    assert piece_types(blob) == [UNKNOWN, NORMAL]
+    assert read_pieces(blob) == [("<unk>", UNKNOWN), ("a", NORMAL)]
