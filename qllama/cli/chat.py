@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from qllama.cli.answering import print_answer
 from qllama.cli.loading import load_model
@@ -19,6 +20,7 @@ from qllama.cli.options import (
 )
 from qllama.cli.repl import Repl, opening_messages
 from qllama.cli.text_input import read_stdin
+from qllama.hub import registry
 
 if TYPE_CHECKING:
     from qllama.generation.generator import GenerationOptions
@@ -51,11 +53,18 @@ def command(
     On a terminal this is a session: type messages at `>>> `, Ctrl-C stops an
     answer, Ctrl-D leaves, /? lists the commands. With -p, or with text piped in,
     it answers once and exits; only the answer goes to stdout.
+
+    The default model brings its own --temp 0.2, --top-p 0.9, --repeat-penalty 1.1
+    and an empty system message, where you give none.
     """
     if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
         prompt = read_stdin().strip()
     if prompt is not None and not prompt.strip():
         raise click.UsageError("The prompt is empty: give -p TEXT or pipe text in.")
+    known = registry.find(model or registry.DEFAULT_MODEL)
+    if known is not None and known.chat is not None:
+        system = known.chat.system if system is None else system
+        _fill_in(options, known.chat)
     llm = load_model(model, runtime)
     if prompt is not None:
         messages = [*opening_messages(system), {"role": "user", "content": prompt}]
@@ -64,3 +73,14 @@ def command(
     from qllama.cli.line_editor import line_reader
 
     Repl(llm, line_reader(), system=system, options=options, verbose=verbose).run()
+
+
+def _fill_in(options: GenerationOptions, defaults: registry.ChatDefaults) -> None:
+    """Take the model's own defaults for the flags that were not given."""
+    source = click.get_current_context().get_parameter_source
+    if source("temp") is ParameterSource.DEFAULT:
+        options["temperature"] = defaults.temperature
+    if source("top_p") is ParameterSource.DEFAULT:
+        options["top_p"] = defaults.top_p
+    if source("repeat_penalty") is ParameterSource.DEFAULT:
+        options["repeat_penalty"] = defaults.repeat_penalty

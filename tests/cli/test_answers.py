@@ -23,6 +23,8 @@ DEFAULTS = {
     "seed": -1,
 }
 
+DEFAULT_MODEL_DEFAULTS = {**DEFAULTS, "temperature": 0.2, "top_p": 0.9, "repeat_penalty": 1.1}
+
 ALL_FLAGS = (
     "-n 7 -s 3 --temp 0.5 --top-k 5 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.1 "
     "--repeat-last-n 32 --presence-penalty 0.2 --frequency-penalty -0.3 "
@@ -35,21 +37,35 @@ def test_chat_prompt_prints_only_the_answer(run, fake_llama):
     result = run("chat", "-p", "What is the capital of France?")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "The capital is Paris.\n", "")
     question = {"role": "user", "content": "What is the capital of France?"}
-    assert fake.calls == [([question], DEFAULTS)]
+    assert fake.calls == [([{"role": "system", "content": ""}, question], DEFAULT_MODEL_DEFAULTS)]
     assert fake.loaded == [(None, RuntimeOptions(n_ctx=0, n_threads=None, n_batch=256))]
+
+
+def test_chat_other_model_has_the_plain_defaults(run, fake_llama):
+    fake = fake_llama(["Yes."])
+    run("chat", "other.qlm", "-p", "hi")
+    assert fake.calls == [([{"role": "user", "content": "hi"}], DEFAULTS)]
+
+
+def test_chat_flags_win_over_the_default_models_defaults(run, fake_llama):
+    fake = fake_llama(["Yes."])
+    run("chat", "-m", "SmolLM2-135M", "-p", "hi", "--temp", "0.8", "-sys", "Be brief.")
+    messages, options = fake.calls[0]
+    assert messages[0]["content"] == "Be brief."
+    assert (options["temperature"], options["top_p"]) == (0.8, 0.9)
 
 
 def test_chat_piped_text_is_the_prompt(run, fake_llama):
     fake = fake_llama(["Yes."])
     result = run("chat", stdin="Is 7 prime?\n")
     assert result.stdout == "Yes.\n"
-    assert fake.calls[0][0] == [{"role": "user", "content": "Is 7 prime?"}]
+    assert fake.calls[0][0][-1] == {"role": "user", "content": "Is 7 prime?"}
 
 
 def test_chat_dash_reads_stdin(run, fake_llama):
     fake = fake_llama(["Yes."])
     run("chat", "-p", "-", stdin="Is 7 prime?")
-    assert fake.calls[0][0][0]["content"] == "Is 7 prime?"
+    assert fake.calls[0][0][-1]["content"] == "Is 7 prime?"
 
 
 def test_chat_empty_stdin_is_wrong_usage(run, fake_llama):
