@@ -25,7 +25,8 @@ class FakeLlama:
     Parameters
     ----------
     answers : sequence
-        Of lists of texts or pieces; an exception in a list is raised in its place.
+        Of lists of texts or pieces. In the place of a piece, an exception is raised and a
+        function called.
     delay : float
         Seconds before each piece.
     """
@@ -42,26 +43,43 @@ class FakeLlama:
         self.loaded.append((model, runtime))
         return self
 
-    def chat(self, messages: Any, *, stream: bool, **options: Any) -> Iterator[Piece]:
+    def chat(self, messages: Any, *, stream: bool, **options: Any) -> FakeStream:
         assert stream
         self.calls.append(([dict(message) for message in messages], options))
-        return self._answer()
+        return FakeStream(next(self._answers), self._delay)
 
-    def generate(self, prompt: str, *, stream: bool, **options: Any) -> Iterator[Piece]:
+    def generate(self, prompt: str, *, stream: bool, **options: Any) -> FakeStream:
         assert stream
         self.calls.append((prompt, options))
-        return self._answer()
+        return FakeStream(next(self._answers), self._delay)
 
-    def _answer(self) -> Iterator[Piece]:
-        pieces = next(self._answers)
-        for i, piece in enumerate(pieces):
+
+class FakeStream:
+    """One answer of a FakeLlama."""
+
+    def __init__(self, pieces: Sequence[str | BaseException], delay: float) -> None:
+        self._pieces = pieces
+        self._delay = delay
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def __iter__(self) -> Iterator[Piece]:
+        for i, piece in enumerate(self._pieces):
             time.sleep(self._delay)
+            if self._cancelled:
+                yield Piece("", (), "cancelled", TIMINGS)
+                return
             if isinstance(piece, BaseException):
                 raise piece
             if isinstance(piece, Piece):
                 yield piece
                 continue
-            last = i == len(pieces) - 1
+            if callable(piece):
+                piece()
+                continue
+            last = i == len(self._pieces) - 1
             yield Piece(piece, (i,), "stop" if last else None, TIMINGS if last else None)
 
 
@@ -71,7 +89,7 @@ def main() -> None:
     from qllama.cli import cli
 
     class Parrot(FakeLlama):
-        def chat(self, messages: Any, *, stream: bool, **options: Any) -> Iterator[Piece]:
+        def chat(self, messages: Any, *, stream: bool, **options: Any) -> FakeStream:
             said = messages[-1]["content"]
             if said == "count":
                 self._answers = iter([[f"{i} " for i in range(1000)]])
@@ -84,7 +102,8 @@ def main() -> None:
 
     parrot = Parrot([], delay=0.02)
     chat_command.load_model = parrot.load
-    cli.main(["chat"])
+    # A file of its own, so that no registered model's defaults come in.
+    cli.main(["chat", "parrot.qlm"])
 
 
 if __name__ == "__main__":

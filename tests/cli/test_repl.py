@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from fake_llama import FakeLlama
 
@@ -73,6 +75,33 @@ def test_repl_ctrl_c_during_an_answer_keeps_what_was_said(play):
     out, _, messages = play(llm, "count", "go on", "/bye")
     assert out == ">>> count\none two\n\n>>> go on\nthree\n\n>>> /bye\n"
     assert messages == [user("count"), assistant("one two"), user("go on"), assistant("three")]
+
+
+def press_ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_repl_ctrl_c_cancels_the_answer_rather_than_raise(play):
+    llm = FakeLlama([["one ", press_ctrl_c, "two", "three"], ["ok"]])
+    _, err, messages = play(llm, "count", "go on", verbose=True)
+    assert messages[:2] == [user("count"), assistant("one ")]
+    assert err.count("eval rate:            25.00") == 2
+
+
+def test_repl_second_ctrl_c_interrupts_at_once(play):
+    def press_again():
+        press_ctrl_c()
+        pytest.fail("the first Ctrl-C must have been spent")
+
+    llm = FakeLlama([["one ", lambda: (press_ctrl_c(), press_again())]])
+    _, _, messages = play(llm, "count")
+    assert messages == [user("count"), assistant("one ")]
+
+
+def test_repl_ctrl_c_handler_is_put_back(play):
+    before = signal.getsignal(signal.SIGINT)
+    play(FakeLlama([["a"], ["b", press_ctrl_c, "c"]]), "one", "two")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_repl_ctrl_c_before_the_first_word_forgets_the_question(play):
