@@ -11,6 +11,10 @@ reaches it from one address. With K padded to a multiple of 32:
 A block's scale is absmax / 127 and its codes rint(x * 127 / absmax). start128 and
 start8 are -128 and -8 times the sum of the codes: they take back the offset of
 stored weight codes. sum is scale times the sum of the codes.
+
+Throughout: `n_tokens` tokens in a batch; `isa` fixes the widths; a row has `n_blocks`
+blocks of 32; `packed` is the address of a group of `width` tokens, and `lane` the
+token's place in it.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ The positions are cut into chunks of `CHUNK`, at multiples of it. A chunk's resu
 (a partial) is its output, maximum score and sum of weights; partials are merged
 in order of position. A token's result is therefore the same bits whichever
 thread computes which chunk, and whatever other tokens are in the batch.
+`head_size` is head_dim padded to a multiple of 32 throughout.
 Definition: `reference.attention`; merging follows Dao 2023, "FlashAttention-2", eq. 2-4.
 """
 

@@ -24,7 +24,8 @@ _F32, _F16, _BF16, _Q8_0, _Q4_0, _Q4 = (
 def embed_row(kernel_index, tile, row, n_blocks, out):
     """Write row `row` (0..15) of the tile at address `tile` to float32 `out`.
 
-    `kernel_index` is the weight type's place in `linear.WEIGHT_KERNELS`.
+    `kernel_index` is the weight type's place in `linear.WEIGHT_KERNELS`; `out` takes
+    32 * `n_blocks` values.
     """
     if kernel_index <= _BF16:
         _float_row(kernel_index, tile, row, n_blocks, out)

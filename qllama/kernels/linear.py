@@ -346,6 +346,12 @@ _LINEAR_SIGNATURE = types.void(*([types.int64] * 7))
 def build_linear(name: str, isa: Isa) -> Any:
     """Compile the kernel of one weight type for one instruction set.
 
+    Parameters
+    ----------
+    name : str
+        One of `WEIGHT_KERNELS`.
+    isa : Isa
+
     Returns
     -------
     numba CFunc

@@ -67,7 +67,17 @@ def quantize_activations(x: F32) -> tuple[npt.NDArray[np.int8], F32]:
 
 
 def dequantize_activations(codes: npt.NDArray[np.int8], scales: F32) -> F32:
-    """What `quantize_activations` stands for: float32, (n_tokens, k)."""
+    """What quantized activations stand for.
+
+    Parameters
+    ----------
+    codes : int8, (n_tokens, k)
+    scales : float32, (n_tokens, k / 32)
+
+    Returns
+    -------
+    float32, (n_tokens, k)
+    """
     return codes.astype(np.float32) * np.repeat(scales, _BLOCK, axis=-1)
 
 

@@ -2,6 +2,8 @@
 
 Each function appends LLVM instructions to a builder and returns an IR value.
 Vectors are LLVM vectors of any length; LLVM cuts them to the machine's registers.
+Throughout: `b` is an llvmlite IRBuilder, `isa` the instruction set to generate for,
+`pointer` an i8 pointer, `lanes` the length of a vector, `element` and `kind` LLVM types.
 Only `dot4`, `fma` and the half-precision conversions differ between instruction
 sets, so everything above this file is ISA-blind.
 """
@@ -54,7 +56,10 @@ def constant(element: Any, lanes: int, value: float) -> Value:
 
 
 def declare(b: Any, name: str, result: Any, arguments: Sequence[Any]) -> Value:
-    """An external function or LLVM intrinsic, declared once a module."""
+    """The external function or LLVM intrinsic `name`, declared once a module.
+
+    `result` and `arguments` are LLVM types.
+    """
     found = b.module.globals.get(name)
     if found is None:
         found = ir.Function(b.module, ir.FunctionType(result, list(arguments)), name)
@@ -114,7 +119,7 @@ def _fill(kind: Any, value: float) -> Value:
 
 
 def f16_to_f32(b: Any, isa: Isa, half_bits: Value) -> Value:
-    """IEEE binary16 bits (i16, scalar or vector) to float32, exactly."""
+    """IEEE binary16 `half_bits` (i16, scalar or vector) to float32, exactly."""
     if isa.has_f16:
         return b.fpext(b.bitcast(half_bits, _like(half_bits, _F16)), _like(half_bits, F32))
     # Shift exponent and fraction into place and multiply by 2**112, which also

@@ -6,6 +6,8 @@ well under a microsecond, where starting a parallel region of a threading layer
 costs 2 to 60; nothing but CPython and the compiler is needed, and any number of
 teams, forks and calling threads get along.
 
+`state` is the address of a team's counters, `ThreadTeam.state`.
+
 The compute threads never see signals: a Ctrl-C interrupts the caller, while the
 step in flight ends by itself.
 """

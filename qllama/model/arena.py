@@ -20,7 +20,7 @@ class Arena:
         self._size = 0
 
     def reserve(self, name: str, n_bytes: int) -> None:
-        """Add a piece of `n_bytes`, aligned to 128."""
+        """Add a piece `name` of `n_bytes`, aligned to 128."""
         self._offsets[name] = self._size
         self._size += -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
 

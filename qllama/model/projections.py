@@ -1,6 +1,8 @@
 """Matrix phases of the compiled forward pass: norms, projections, feed-forward.
 
-Each function runs on every thread of a team at once; see `decoder`.
+Each function runs on every thread of a team at once; see `decoder`. Throughout:
+`model`, `batch` and `linears` are the records of `records`, `layer` is a layer's
+number, `thread` this thread's, `n_tokens` the tokens of the batch.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ _CLAIM_BYTES = 32768
 
 @njit
 def pack_row(x, n_blocks, q8, f32, token, n_tokens):
-    """Pack one token's row for the kinds of matrices that read it (address 0: none)."""
+    """Pack one token's row `x` of `n_blocks` blocks to `q8` and `f32`, by address.
+
+    Address 0: no matrix reads that kind.
+    """
     group, width = group_of(token, n_tokens)
     if q8 != 0:
         pack_q8(x, n_blocks, q8 + Q8_BYTES * n_blocks * group, width, token - group)
@@ -45,7 +50,7 @@ def pack_row(x, n_blocks, q8, f32, token, n_tokens):
 
 @njit
 def normalize(model, n_tokens, weight, thread):
-    """Pack the norm of every residual row."""
+    """Pack the norm of every residual row; `weight` is the norm's, by address."""
     row = model.scratch + model.scratch_bytes * thread
     n_blocks = model.hidden_padded // BLOCK
     while True:
@@ -88,7 +93,11 @@ def _activations(model, linear, is_hidden):
 
 @njit
 def multiply(model, n_tokens, linear, is_hidden, out, columns, accumulate):
-    """out[t] (+)= linear(packed activations of t), `columns` floats a row."""
+    """out[t] (+)= linear(packed activations of t), `columns` floats a row.
+
+    `is_hidden`: the activations are those between the feed-forward layer's matrices.
+    Nonzero `accumulate` adds to `out`.
+    """
     activations = _activations(model, linear, is_hidden)
     count = _claim_size(model, linear.n_tiles, linear.tile_bytes, n_tokens)
     while True:

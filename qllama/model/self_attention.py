@@ -1,6 +1,8 @@
 """Attention phases of the compiled forward pass: cache, scores, outputs.
 
-Each function runs on every thread of a team at once; see `decoder`.
+Each function runs on every thread of a team at once; see `decoder`. Throughout:
+`model`, `batch` and `layer` are the records of `records` (in `attend` `layer` is the
+layer's number, elsewhere `layer_index`), `thread` is this thread's number.
 """
 
 from __future__ import annotations
