@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from qllama.cli.statistics import statistics_table
 
 if TYPE_CHECKING:
     from qllama.generation.generator import GenerationOptions
+    from qllama.generation.loop import Stream
     from qllama.generation.results import Piece
 
 __all__ = ["PrintedAnswer", "print_answer"]
@@ -25,13 +28,14 @@ class PrintedAnswer:
     text: str = ""
     last_piece: Piece | None = None
 
-    def print(self, pieces: Iterable[Piece]) -> None:
-        """Print `pieces` to stdout as they come."""
-        for piece in pieces:
-            # Kept before it is shown: an interrupt in between must not lose it.
-            self.text += piece
-            self.last_piece = piece
-            click.echo(piece, nl=False)
+    def print(self, stream: Stream) -> None:
+        """Print the pieces of `stream` to stdout as they come; Ctrl-C cancels it."""
+        with _ctrl_c_cancels(stream):
+            for piece in stream:
+                # Kept before it is shown: an interrupt in between must not lose it.
+                self.text += piece
+                self.last_piece = piece
+                click.echo(piece, nl=False)
 
     def print_remarks(self, options: GenerationOptions, *, verbose: bool) -> None:
         """Say on stderr what the answer does not say itself.
@@ -52,24 +56,50 @@ class PrintedAnswer:
             notice(f"\n{statistics_table(last.timings)}")
 
 
-def print_answer(pieces: Iterable[Piece], options: GenerationOptions, *, verbose: bool) -> None:
+def print_answer(stream: Stream, options: GenerationOptions, *, verbose: bool) -> None:
     """Print a whole answer and end its line.
 
     Parameters
     ----------
-    pieces : iterable of Piece
+    stream : Stream
         The answer, as it is made.
     options : GenerationOptions
         What it is made with.
     verbose : bool
         Print its timings to stderr.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        When Ctrl-C ended it.
     """
     answer = PrintedAnswer()
     try:
-        answer.print(pieces)
+        answer.print(stream)
     except BaseException:
         if answer.text:
             click.echo()
         raise
     click.echo()
     answer.print_remarks(options, verbose=verbose)
+    if answer.last_piece is not None and answer.last_piece.finish_reason == "cancelled":
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _ctrl_c_cancels(stream: Stream) -> Iterator[None]:
+    """Have Ctrl-C end `stream` at its next step; a second one interrupts at once.
+
+    A cancelled stream ends between two steps of the engine, with its last piece and
+    timings, where an exception would strike anywhere.
+    """
+
+    def cancel(signal_number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        stream.cancel()
+
+    before = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -6,9 +6,7 @@ terminal, so that tests can play a whole session.
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -20,7 +18,6 @@ from qllama.errors import QllamaError
 if TYPE_CHECKING:
     from qllama.api import Llama
     from qllama.generation.generator import GenerationOptions
-    from qllama.generation.loop import Stream
 
 __all__ = ["Message", "Repl", "opening_messages"]
 
@@ -127,9 +124,7 @@ class Repl:
         question: Message = {"role": "user", "content": text}
         answer = PrintedAnswer()
         try:
-            stream = self._llm.chat([*self.messages, question], stream=True, **self._options)
-            with _ctrl_c_cancels(stream):
-                answer.print(stream)
+            answer.print(self._llm.chat([*self.messages, question], stream=True, **self._options))
         except KeyboardInterrupt:
             pass
         except QllamaError as error:
@@ -140,22 +135,3 @@ class Repl:
             self.messages += [question, {"role": "assistant", "content": answer.text}]
         click.echo("\n")
         answer.print_remarks(self._options, verbose=self._verbose)
-
-
-@contextmanager
-def _ctrl_c_cancels(stream: Stream) -> Iterator[None]:
-    """Have Ctrl-C end `stream` at its next step; a second one interrupts at once.
-
-    A cancelled stream ends between two steps of the engine, with its last piece and
-    timings, where an exception would strike anywhere.
-    """
-
-    def cancel(signal_number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        stream.cancel()
-
-    before = signal.signal(signal.SIGINT, cancel)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from qllama.cli.options import RuntimeOptions
@@ -158,9 +160,10 @@ def test_answer_that_never_began_prints_nothing(run, fake_llama):
 
 
 def test_answer_interrupted_exits_130(run, fake_llama):
-    fake_llama(["Half of", KeyboardInterrupt()])
+    fake_llama(["Half of", lambda: signal.raise_signal(signal.SIGINT), "it"])
     result = run("chat", "-p", "hi")
     assert (result.exit_code, result.stdout) == (130, "Half of\n")
+    assert result.stderr.strip() == "qllama: error: interrupted"
 
 
 def test_answer_verbose_prints_timings_under_ollamas_labels(run, fake_llama):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -40,6 +41,18 @@ def test_chat_command_prints_what_the_model_answers(smollm2_q8, llm):
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{answer}\n"
     assert "error" not in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_chat_command_interrupted_exits_130(smollm2_q8):
+    command = [sys.executable, "-c", MAIN, "chat", smollm2_q8, *ENDLESS.split(), "-p", QUESTION]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read(10)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.endswith(b"qllama: error: interrupted\n")
 
 
 def test_repl_second_turn_evaluates_only_new_tokens(llm, capsys):
