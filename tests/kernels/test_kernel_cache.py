@@ -81,8 +81,12 @@ def test_kernel_cache_dir_is_not_made_by_asking(sources):
     assert not directory().exists()
 
 
-def test_kernel_cache_leaves_the_users_numba_settings_alone():
-    assert Path(numba.config.CACHE_DIR or ".") != _jit.kernel_cache_dir()
+def test_kernel_cache_leaves_the_users_numba_settings_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    _jit.njit(lambda x: x)
+    _jit.cfunc("int64(int64)")(lambda x: x)
+    assert str(tmp_path) == numba.config.CACHE_DIR
+    assert not list(tmp_path.iterdir())
 
 
 PROGRAM = """
