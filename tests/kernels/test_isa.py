@@ -1,4 +1,4 @@
-"""The choice of instruction set, and the whole kernel suite on those this CPU would not choose."""
+"""The choice of instruction set, and all kernels on those this CPU would not choose."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ CPUS = {
 
 
 @pytest.mark.parametrize("name", CPUS)
-def test_isa_every_kernel_test_passes_on_another(name):
+def test_isa_kernels_and_forward_pass_are_right_on_another(name):
     if NEEDS[name] is not None and NEEDS[name] not in host_features():
         pytest.skip(f"this CPU has no {name}")
     here = Path(__file__)
@@ -120,7 +120,8 @@ def test_isa_every_kernel_test_passes_on_another(name):
     # instruction sets cannot change, and the quantizers, whose tests do this themselves.
     left_out = (here.name, "test_cores.py", "test_kernel_cache.py", "test_quantize.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", here.parent]
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        + [here.parent, here.parents[1] / "model" / "test_forward.py"]
         + [f"--ignore={here.parent / file}" for file in left_out],
         env=os.environ | CPUS[name] | {"QLLAMA_ISA": name},
         capture_output=True,
