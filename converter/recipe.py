@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from converter.tensor_map import EMBEDDING, HEAD
 from qllama.errors import ConversionError
+from qllama.tensors import EMBEDDING, HEAD
 
 __all__ = ["PRESETS", "Recipe", "preset"]
 

@@ -1,7 +1,7 @@
-"""Tensor names and shapes: what a model of a given config must have, and who calls it what.
+"""Tensor names: who calls what how, and whether a checkpoint has exactly what it must.
 
-Owns the canonical list (Hugging Face's names) and the tables that translate a
-checkpoint format's names to it. Opens no file and holds no weights.
+Owns the tables that translate a checkpoint format's names to the canonical ones
+of `qllama.tensors`. Opens no file and holds no weights.
 """
 
 from __future__ import annotations
@@ -11,18 +11,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from converter.wording import shown
-from qllama.config import ModelConfig
 from qllama.errors import ConversionError
+from qllama.tensors import EMBEDDING, FINAL_NORM, HEAD, ROPE_DIVISORS
 
-__all__ = ["EMBEDDING", "HEAD", "ROPE_DIVISORS", "check_tensors", "expected_shapes", "from_gguf"]
-
-EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
-ROPE_DIVISORS = "model.rope_divisors"
+__all__ = ["check_tensors", "from_gguf"]
 
 _GGUF_NAMES = {
     "token_embd.weight": EMBEDDING,
-    "output_norm.weight": "model.norm.weight",
+    "output_norm.weight": FINAL_NORM,
     "output.weight": HEAD,
     "rope_freqs.weight": ROPE_DIVISORS,
 }
@@ -64,51 +60,6 @@ def from_gguf(name: str) -> str | None:
     if match is None or match[2] not in _GGUF_LAYER_NAMES:
         return name
     return f"model.layers.{match[1]}.{_GGUF_LAYER_NAMES[match[2]]}.{match[3]}"
-
-
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """List the tensors of a model.
-
-    Returns
-    -------
-    dict
-        Canonical name to shape, (n,) or (rows, k), in the order of a `.qlm`
-        tensor table: the order in which a forward pass reads them.
-    """
-    c = config
-    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (c.vocab_size, c.hidden_size)}
-    if c.rope_scaling is not None and c.rope_scaling.rope_type == "divisors":
-        shapes[ROPE_DIVISORS] = (c.head_dim // 2,)
-    for i in range(c.num_hidden_layers):
-        shapes |= {f"model.layers.{i}.{name}": shape for name, shape in _layer_shapes(c).items()}
-    shapes["model.norm.weight"] = (c.hidden_size,)
-    if not c.tie_word_embeddings:
-        shapes[HEAD] = (c.vocab_size, c.hidden_size)
-    return shapes
-
-
-def _layer_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {"input_layernorm.weight": (c.hidden_size,)}
-    for name, rows in (("q", c.q_dim), ("k", c.kv_dim), ("v", c.kv_dim)):
-        shapes[f"self_attn.{name}_proj.weight"] = (rows, c.hidden_size)
-        if c.attention_bias:
-            shapes[f"self_attn.{name}_proj.bias"] = (rows,)
-    if c.qk_norm:
-        shapes["self_attn.q_norm.weight"] = (c.head_dim,)
-        shapes["self_attn.k_norm.weight"] = (c.head_dim,)
-    shapes["self_attn.o_proj.weight"] = (c.hidden_size, c.q_dim)
-    if c.attention_output_bias:
-        shapes["self_attn.o_proj.bias"] = (c.hidden_size,)
-    shapes["post_attention_layernorm.weight"] = (c.hidden_size,)
-    for name, rows, k in (
-        ("gate", c.intermediate_size, c.hidden_size),
-        ("up", c.intermediate_size, c.hidden_size),
-        ("down", c.hidden_size, c.intermediate_size),
-    ):
-        shapes[f"mlp.{name}_proj.weight"] = (rows, k)
-        if c.mlp_bias:
-            shapes[f"mlp.{name}_proj.bias"] = (rows,)
-    return shapes
 
 
 def check_tensors(

@@ -18,6 +18,7 @@ MAX_LINES = 400
 LAYERS = (
     ("errors", "paths"),
     ("config",),
+    ("tensors",),
     ("quant",),
     ("format",),
     ("kernels",),
@@ -34,6 +35,7 @@ CONVERTER_USES = (
     "errors",
     "paths",
     "config",
+    "tensors",
     "quant",
     "format",
     "tokenizer",

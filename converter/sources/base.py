@@ -92,7 +92,7 @@ class CheckpointSource(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, SourceTensor]:
-        """Exactly the tensors of `tensor_map.expected_shapes(config)`, in its order."""
+        """Exactly the tensors of `qllama.tensors.expected_shapes(config)`, in its order."""
 
     @property
     def provenance(self) -> dict[str, Any]:

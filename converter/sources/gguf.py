@@ -21,11 +21,12 @@ from gguf.quants import dequantize
 from converter.sources.base import BlockType
 from converter.sources.gguf_config import config_from_gguf
 from converter.sources.gguf_header import GgufTensorInfo, read_header
-from converter.tensor_map import ROPE_DIVISORS, check_tensors, expected_shapes, from_gguf
+from converter.tensor_map import check_tensors, from_gguf
 from converter.vocab import tokenizer_from_gguf
 from converter.wording import quoted
 from qllama.config import ModelConfig, TokenizerConfig
 from qllama.errors import ConversionError, TokenizerError, UnsupportedModelError
+from qllama.tensors import ROPE_DIVISORS, expected_shapes
 
 __all__ = ["GgufSource"]
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from qllama.format import QlmFile
 from qllama.kernels import reference as ops
 from qllama.model.rotary import RotaryTable
+from qllama.tensors import EMBEDDING, FINAL_NORM, HEAD, ROPE_DIVISORS
 
 __all__ = ["forward"]
 
@@ -41,7 +42,7 @@ def forward(file: QlmFile, tokens: Sequence[int], *, quantize_activations: bool 
     """
     config = file.config
     positions = np.arange(len(tokens))
-    divisors = file.vector("model.rope_divisors") if "model.rope_divisors" in file.tensors else None
+    divisors = file.vector(ROPE_DIVISORS) if ROPE_DIVISORS in file.tensors else None
     cos, sin = RotaryTable(config, divisors)(positions)
 
     def vector(name: str) -> F32:
@@ -67,8 +68,8 @@ def forward(file: QlmFile, tokens: Sequence[int], *, quantize_activations: bool 
     def cached(x: F32) -> F32:
         return x.astype(np.float16).astype(np.float32) if quantize_activations else x
 
-    head = "model.embed_tokens" if config.tie_word_embeddings else "lm_head"
-    x = file.matrix("model.embed_tokens.weight")[np.asarray(tokens)]
+    head = EMBEDDING if config.tie_word_embeddings else HEAD
+    x = file.matrix(EMBEDDING)[np.asarray(tokens)]
     for i in range(config.num_hidden_layers):
         layer = f"model.layers.{i}."
         n = ops.rms_norm(x, vector(layer + "input_layernorm.weight"), config.rms_norm_eps)
@@ -81,6 +82,6 @@ def forward(file: QlmFile, tokens: Sequence[int], *, quantize_activations: bool 
         n = ops.rms_norm(x, vector(layer + "post_attention_layernorm.weight"), config.rms_norm_eps)
         hidden = ops.swiglu(linear(n, layer + "mlp.gate_proj"), linear(n, layer + "mlp.up_proj"))
         x = x + linear(hidden, layer + "mlp.down_proj")
-    x = ops.rms_norm(x, vector("model.norm.weight"), config.rms_norm_eps)
+    x = ops.rms_norm(x, vector(FINAL_NORM), config.rms_norm_eps)
     # The compiled head reads its input to twice the bits: here, unrounded.
-    return ops.linear(x, file.matrix(head + ".weight"))
+    return ops.linear(x, file.matrix(head))

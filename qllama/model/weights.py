@@ -11,49 +11,16 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from qllama.config import ModelConfig
 from qllama.errors import BadTensorError
 from qllama.format import QlmFile
 from qllama.kernels.linear import WEIGHT_KERNELS, linear
 from qllama.model.records import LAYER, LINEAR, MATRICES
 from qllama.quant.types import BLOCK, TILE_ROWS
+from qllama.tensors import EMBEDDING, FINAL_NORM, HEAD, ROPE_DIVISORS, expected_shapes
 
-__all__ = ["Weights", "expected_shapes"]
+__all__ = ["Weights"]
 
 _KERNELS = {kernel.name: (index, kernel) for index, kernel in enumerate(WEIGHT_KERNELS)}
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_FINAL_NORM, _DIVISORS = "model.norm.weight", "model.rope_divisors"
-
-
-def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every tensor that a model of this config has, with its shape."""
-    hidden, q, kv, mlp = config.hidden_size, config.q_dim, config.kv_dim, config.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {_EMBEDDING: (config.vocab_size, hidden)}
-    rows = dict(zip(MATRICES, (q, kv, kv, hidden, mlp, mlp, hidden), strict=True))
-    columns = dict(zip(MATRICES, (hidden, hidden, hidden, q, hidden, hidden, mlp), strict=True))
-    for i in range(config.num_hidden_layers):
-        prefix = f"model.layers.{i}."
-        shapes[prefix + "input_layernorm.weight"] = (hidden,)
-        shapes[prefix + "post_attention_layernorm.weight"] = (hidden,)
-        for matrix in MATRICES:
-            shapes[f"{prefix}{matrix}.weight"] = (rows[matrix], columns[matrix])
-            if _has_bias(config, matrix):
-                shapes[f"{prefix}{matrix}.bias"] = (rows[matrix],)
-        if config.qk_norm:
-            shapes[prefix + "self_attn.q_norm.weight"] = (config.head_dim,)
-            shapes[prefix + "self_attn.k_norm.weight"] = (config.head_dim,)
-    shapes[_FINAL_NORM] = (hidden,)
-    if config.rope_scaling is not None and config.rope_scaling.rope_type == "divisors":
-        shapes[_DIVISORS] = (config.head_dim // 2,)
-    if not config.tie_word_embeddings:
-        shapes[_HEAD] = (config.vocab_size, hidden)
-    return shapes
-
-
-def _has_bias(config: ModelConfig, matrix: str) -> bool:
-    if matrix.startswith("mlp."):
-        return config.mlp_bias
-    return config.attention_output_bias if matrix.endswith("o_proj") else config.attention_bias
 
 
 class Weights:
@@ -100,11 +67,11 @@ class Weights:
             )
             for j, matrix in enumerate(MATRICES):
                 self.linears[i, j] = self._linear(prefix + matrix)
-        self.linears[n_layers, 0] = self._linear(_EMBEDDING.removesuffix(".weight"))
-        head = _EMBEDDING if config.tie_word_embeddings else _HEAD
+        self.linears[n_layers, 0] = self._linear(EMBEDDING.removesuffix(".weight"))
+        head = EMBEDDING if config.tie_word_embeddings else HEAD
         self.linears[n_layers, 1] = self._linear(head.removesuffix(".weight"))
-        self.final_norm = self._vector(_FINAL_NORM)
-        self.rope_divisors = file.vector(_DIVISORS) if _DIVISORS in shapes else None
+        self.final_norm = self._vector(FINAL_NORM)
+        self.rope_divisors = file.vector(ROPE_DIVISORS) if ROPE_DIVISORS in shapes else None
 
     def _check(self, shapes: dict[str, tuple[int, ...]]) -> None:
         tensors = self._file.tensors

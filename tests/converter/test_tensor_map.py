@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from converter.tensor_map import check_tensors, expected_shapes, from_gguf
+from converter.tensor_map import check_tensors, from_gguf
 from qllama.config import ModelConfig, RopeScaling
 from qllama.errors import ConversionError
+from qllama.tensors import expected_shapes
 
 PATH = Path("model.gguf")
 CONFIG = ModelConfig(

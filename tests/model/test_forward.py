@@ -30,7 +30,7 @@ from tiny_model import config, random_tensors, write_model
 from qllama.format import QlmFile
 from qllama.model import reference
 from qllama.model.engine import Engine
-from qllama.model.weights import expected_shapes
+from qllama.tensors import expected_shapes
 
 LLAMA3 = {
     "rope_type": "llama3",

@@ -9,8 +9,8 @@ import numpy as np
 
 from qllama.config import ModelConfig, TokenizerConfig
 from qllama.format import QlmWriter, TensorSpec
-from qllama.model.weights import expected_shapes
 from qllama.quant import codec
+from qllama.tensors import expected_shapes
 
 BASE = ModelConfig(
     model_type="llama",
