@@ -8,19 +8,20 @@ teams, forks and calling threads get along.
 
 `state` is the address of a team's counters, `ThreadTeam.state`.
 
-The compute threads never see signals: a Ctrl-C interrupts the caller, while the
-step in flight ends by itself.
+The compute threads never see signals. A Ctrl-C reaches the caller, which has them
+stop at the next point where they look (`is_cancelled`), and then leaves.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from llvmlite import ir
@@ -31,15 +32,14 @@ from qllama.kernels._jit import intrinsic, njit
 from qllama.kernels.isa import current_isa
 from qllama.kernels.simd import I8, I32, I64, Value
 
-#: A compiled function and its arguments; None ends the thread.
-_Job = tuple[Callable[..., Any], tuple[Any, ...]] | None
+__all__ = ["TEAM_STATE_SIZE", "ThreadTeam", "barrier", "claim", "is_cancelled"]
 
-__all__ = ["TEAM_STATE_SIZE", "ThreadTeam", "barrier", "claim"]
-
-# Three counters, each on a cache line (two, against the adjacent-line prefetcher) of its own.
-_ARRIVED, _GENERATION, _NEXT = 0, 128, 256
+# Each on a cache line (two, against the adjacent-line prefetcher) of its own. The
+# caller writes _CANCEL; _CANCELLED is what it was when the last barrier opened.
+_LINE = 128
+_ARRIVED, _GENERATION, _NEXT, _CANCEL, _CANCELLED = range(0, 5 * _LINE, _LINE)
 #: Bytes of the state that `barrier` and `claim` share, zeroed before first use.
-TEAM_STATE_SIZE = 384
+TEAM_STATE_SIZE = 5 * _LINE
 # A microsecond or two. Where other programs compete for the cores, a thread that spins
 # longer burns the time slice it will need: 41 tokens/s with 4096, 117 with 32.
 _SPINS_BEFORE_YIELD = 32
@@ -82,11 +82,24 @@ def _generation(_context: Any, state: Any) -> tuple[Any, Callable[..., Any]]:
 
 
 @intrinsic
+def is_cancelled(_context: Any, state: Any) -> tuple[Any, Callable[..., Any]]:
+    """Whether the caller wants no more: the same answer in every thread until the next barrier."""
+
+    def codegen(_ctx: Any, b: Any, _signature: Any, values: Any) -> Value:
+        flag = b.load_atomic(_counter(b, values[0], _CANCELLED), "monotonic", 8)
+        return b.icmp_signed("!=", flag, I64(0))
+
+    return types.boolean(types.int64), codegen
+
+
+@intrinsic
 def _open(_context: Any, state: Any, generation: Any) -> tuple[Any, Callable[..., Any]]:
     """Reset the counters, then let everybody past the barrier."""
 
     def codegen(ctx: Any, b: Any, _signature: Any, values: Any) -> Any:
         state, generation = values
+        cancel = b.load_atomic(_counter(b, state, _CANCEL), "monotonic", 8)
+        b.store_atomic(cancel, _counter(b, state, _CANCELLED), "monotonic", 8)
         b.store_atomic(I64(0), _counter(b, state, _ARRIVED), "monotonic", 8)
         b.store_atomic(I64(0), _counter(b, state, _NEXT), "monotonic", 8)
         b.store_atomic(generation, _counter(b, state, _GENERATION), "release", 8)
@@ -135,6 +148,50 @@ def barrier(state, n_threads):
             _yield()
 
 
+class _Job:
+    """One call that a team makes, and how far it is."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], n: int) -> None:
+        self.function = function
+        self.arguments = arguments
+        self.is_started = False
+        self._n_threads = n
+        self._results: list[BaseException | None] = []
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def call(self, thread: int) -> None:
+        """Do one thread's part; an exception is kept for the caller."""
+        error: BaseException | None = None
+        try:
+            self.function(*self.arguments, thread)
+        except BaseException as raised:
+            error = raised
+        self._results.append(error)
+        if self.is_finished:
+            self._wake.put(None)
+
+    @property
+    def is_finished(self) -> bool:
+        return len(self._results) == self._n_threads
+
+    def wait(self) -> None:
+        """Return when every thread is done."""
+        while not self.is_finished:
+            # An exception between its arrival and the next line may lose the wake-up call.
+            with contextlib.suppress(queue.Empty):
+                self._wake.get(timeout=0.1)
+
+    def raise_error(self) -> None:
+        """Raise the exception of one of the threads that had one."""
+        for error in self._results:
+            if error is not None:
+                raise error
+
+
+#: Where a thread gets its jobs; None ends it.
+_Inbox: TypeAlias = "queue.SimpleQueue[_Job | None]"
+
+
 class ThreadTeam:
     """`n_threads` threads that run compiled functions together, one call at a time.
 
@@ -146,61 +203,60 @@ class ThreadTeam:
 
     def __init__(self, n_threads: int) -> None:
         self.n_threads = n_threads
-        self._state = np.zeros(TEAM_STATE_SIZE + 128, np.uint8)
+        self._memory = np.zeros(TEAM_STATE_SIZE + _LINE, np.uint8)
+        first = -self._memory.ctypes.data % _LINE
         #: Address of the counters for `barrier` and `claim`.
-        self.state = self._state.ctypes.data + -self._state.ctypes.data % 128
+        self.state = self._memory.ctypes.data + first
+        self._cancel = self._memory[first + _CANCEL : first + _CANCEL + 8].view(np.int64)
         self._start()
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self._unfinished = 0
-        self._results: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._inboxes = [queue.SimpleQueue[_Job]() for _ in range(self.n_threads)]
+        self._memory[:] = 0
+        self._inboxes: list[_Inbox] = [queue.SimpleQueue() for _ in range(self.n_threads)]
         for thread in range(self.n_threads):
-            arguments = (thread, self._inboxes, self._results)
-            threading.Thread(target=_work, args=arguments, daemon=True).start()
+            threading.Thread(target=_work, args=(thread, self._inboxes), daemon=True).start()
         self.close = weakref.finalize(self, self._inboxes[0].put, None)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Call `function(*arguments, thread)` on every thread and wait for all.
 
-        Interrupted by an exception (Ctrl-C), it leaves the call to finish by itself;
-        the next call waits for that first.
+        Interrupted by an exception (Ctrl-C), it asks the function to stop (see
+        `is_cancelled`) and raises when all threads have: they use the caller's memory.
         """
         if self._pid != os.getpid():  # forked: the threads stayed behind
-            self._state[:] = 0
             self._start()
-        self._wait()
-        # One item wakes the team, so no interrupt can start half of it.
-        self._unfinished = self.n_threads
-        self._inboxes[0].put((function, arguments))
-        self._wait()
+        job = _Job(function, arguments, self.n_threads)
+        self._cancel[0] = 0
+        try:
+            self._inboxes[0].put(job)
+            job.wait()
+        except BaseException:
+            self._stop(job)
+            raise
+        job.raise_error()
 
-    def _wait(self) -> None:
-        while self._unfinished:
-            error = self._results.get()
-            self._unfinished -= 1
-            if error is not None:
-                raise error
+    def _stop(self, job: _Job) -> None:
+        while not job.is_finished:
+            # Whether the exception came before or after the job was handed over is not
+            # to be known: it is again. Another Ctrl-C changes nothing.
+            with contextlib.suppress(KeyboardInterrupt):
+                self._cancel[0] = 1
+                self._inboxes[0].put(job)
+                job.wait()
 
 
-def _work(
-    thread: int,
-    inboxes: list[queue.SimpleQueue[_Job]],
-    results: queue.SimpleQueue[BaseException | None],
-) -> None:
+def _work(thread: int, inboxes: list[_Inbox]) -> None:
     """Body of one thread: thread 0 hands each job on to the others."""
     while True:
         job = inboxes[thread].get()
         if thread == 0:
+            if job is not None and job.is_started:
+                continue
+            # One item wakes the whole team, so no interrupt can start half of it.
             for inbox in inboxes[1:]:
                 inbox.put(job)
         if job is None:
             return
-        function, arguments = job
-        try:
-            function(*arguments, thread)
-        except BaseException as error:  # handed to the caller
-            results.put(error)
-        else:
-            results.put(None)
+        job.is_started = True
+        job.call(thread)

@@ -18,7 +18,7 @@ import numpy as np
 from qllama.kernels import vector as v
 from qllama.kernels._jit import njit
 from qllama.kernels.embedding import embed_row
-from qllama.kernels.team import barrier, claim
+from qllama.kernels.team import barrier, claim, is_cancelled
 from qllama.model.projections import (
     feed_forward,
     multiply,
@@ -55,6 +55,8 @@ def decoder_step(models, layers, linears, batches, thread):
     _embed(model, batch, linears[end, 0])
     barrier(model.team, model.n_threads)
     for i in range(end):
+        if is_cancelled(model.team):
+            return
         layer = layers[i]
         normalize(model, batch.n_tokens, layer.input_norm, thread)
         barrier(model.team, model.n_threads)

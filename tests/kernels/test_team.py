@@ -12,7 +12,7 @@ import numba
 import numpy as np
 import pytest
 
-from qllama.kernels.team import ThreadTeam, barrier, claim
+from qllama.kernels.team import ThreadTeam, barrier, claim, is_cancelled
 
 N_PIECES = 101
 DEADLINE = 30
@@ -106,7 +106,6 @@ def test_team_exception_of_one_thread_reaches_the_caller(team):
     assert run_claims(team)
 
 
-@pytest.mark.xfail(strict=True, reason="run leaves the other threads' errors to the next call")
 def test_team_exception_of_all_threads_is_raised_once(pair):
     def fail(thread):
         raise ZeroDivisionError(thread)
@@ -160,9 +159,26 @@ def test_team_interrupted_by_ctrl_c_the_next_run_is_right(team):
 
 
 @needs_signals
-@pytest.mark.xfail(strict=True, reason="run returns while its threads use the caller's memory")
 def test_team_ctrl_c_reaches_the_caller_when_all_threads_are_done(team):
     assert interrupted(team) == list(range(team.n_threads))
+
+
+@numba.njit(nogil=True)
+def run_until_cancelled(state, n_threads, thread):
+    while True:
+        barrier(state, n_threads)
+        if is_cancelled(state):
+            return
+
+
+@needs_signals
+def test_team_ctrl_c_ends_a_function_that_looks_for_it(team):
+    main = threading.main_thread().ident
+    timer = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        team.run(run_until_cancelled, team.state, team.n_threads)
+    assert run_claims(team)
 
 
 def test_team_several_in_several_threads_do_not_disturb_each_other():
