@@ -54,7 +54,7 @@ def command(
     answer, Ctrl-D leaves, /? lists the commands. With -p, or with text piped in,
     it answers once and exits; only the answer goes to stdout.
 
-    The default model brings its own --temp 0.2, --top-p 0.9, --repeat-penalty 1.1
+    The default model brings its own --temp 0.1, --top-p 0.9, --repeat-penalty 1.1
     and an empty system message, where you give none.
     """
     if prompt == "-" or (prompt is None and not sys.stdin.isatty()):

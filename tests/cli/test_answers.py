@@ -25,7 +25,7 @@ DEFAULTS = {
     "seed": -1,
 }
 
-DEFAULT_MODEL_DEFAULTS = {**DEFAULTS, "temperature": 0.2, "top_p": 0.9, "repeat_penalty": 1.1}
+DEFAULT_MODEL_DEFAULTS = {**DEFAULTS, "temperature": 0.1, "top_p": 0.9, "repeat_penalty": 1.1}
 
 ALL_FLAGS = (
     "-n 7 -s 3 --temp 0.5 --top-k 5 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.1 "
