@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import signal
 import threading
 
 import numpy as np
@@ -213,6 +214,34 @@ def test_engine_progress_that_raises_leaves_earlier_positions_valid(engine):
         engine.evaluate(text, position=0, on_progress=stop)
     logits = engine.evaluate(text[16:], position=16, all_logits=True)
     np.testing.assert_array_equal(logits, expected[16:])
+
+
+@pytest.fixture
+def alarm_is_ctrl_c():
+    """An interval timer's signal raises KeyboardInterrupt."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers here")
+def test_engine_ctrl_c_in_a_step_leaves_earlier_positions_valid(file, alarm_is_ctrl_c):
+    engine = Engine(file, n_threads=2, n_batch=600)
+    text = [(5 * i) % VOCAB for i in range(40)]
+    expected = engine.evaluate(text, position=0, all_logits=True)
+    interrupted = 0
+    for microseconds in range(200, 6000, 400):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6)
+            engine.evaluate([1] * 600, position=20)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            interrupted += 1
+        logits = engine.evaluate(text[20:], position=20, all_logits=True)
+        np.testing.assert_array_equal(logits, expected[20:])
+    engine.close()
+    assert interrupted > 0
 
 
 def test_engine_compilation_is_told_kernel_by_kernel(file):
