@@ -34,6 +34,9 @@ from qllama.quant.types import BLOCK
 
 __all__ = ["group_of", "pack_f32", "pack_q8", "q8_residual", "token_groups"]
 
+# The codes of a block whose largest magnitude is below this are 0: 127 / absmax would overflow.
+_TINY = 2.0**-100
+
 
 def token_groups(n_tokens: int, isa: Isa) -> list[tuple[int, int]]:
     """(first token, width) of each group of a batch, in order."""
@@ -95,7 +98,7 @@ def _quantize_block(b: Any, x: Value) -> tuple[Value, Value, Value]:
     values = simd.load(b, b.inttoptr(x, I8.as_pointer()), kind)
     absolute = _call(b, "llvm.fabs.v32f32", kind, values)
     absmax = _call(b, "llvm.vector.reduce.fmaximum.v32f32", F32, absolute)
-    is_zero = b.fcmp_ordered("==", absmax, F32(0.0))
+    is_zero = b.fcmp_ordered("<", absmax, F32(_TINY))
     inverse = b.select(is_zero, F32(0.0), b.fdiv(F32(127.0), absmax))
     scaled = b.fmul(values, simd.splat(b, inverse, BLOCK))
     rounded = _call(b, "llvm.rint.v32f32", kind, scaled)

@@ -37,7 +37,7 @@ def _cgroup_quota() -> float | None:
         version_2 = controllers == ""
         if not version_2 and "cpu" not in controllers.split(","):
             continue
-        root = _CGROUP_ROOT if version_2 else _CGROUP_ROOT / controllers
+        root = _CGROUP_ROOT if version_2 else _CGROUP_ROOT / "cpu"
         group = root / path.lstrip("/")
         for directory in (group, *group.parents):
             quotas.append(_quota_of(directory, version_2))

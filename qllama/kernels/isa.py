@@ -29,23 +29,38 @@ class Isa:
     widths : tuple of int
         Tokens in a register tile, widest first; the last is 1. A batch is cut into
         groups of these widths, and packed activations are laid out by group.
-    has_fma, has_f16 : bool
-        Whether fused multiply-add and half-precision conversion are instructions.
+    needs : set of str
+        The CPU features it takes, by LLVM's names.
     """
 
     name: str
     lanes: int
     widths: tuple[int, ...]
-    has_fma: bool
-    has_f16: bool
+    needs: frozenset[str]
+
+    @property
+    def has_fma(self) -> bool:
+        """Whether fused multiply-add is an instruction."""
+        return "fma" in self.needs
+
+    @property
+    def has_f16(self) -> bool:
+        """Whether half-precision conversion is an instruction."""
+        return "f16c" in self.needs
 
 
-# Accumulators must fit the registers: 12 tokens need 12 integer and 12 float
-# accumulators of AVX-512's 32; AVX2's 16 hold 4 tokens of 8 rows.
+_AVX2 = frozenset({"avx2", "fma", "f16c"})
+_AVX512VNNI = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
+
+#: Best first. Accumulators must fit the registers: 12 tokens need 12 integer and 12
+#: float accumulators of AVX-512's 32; AVX2's 16 hold 4 tokens of 8 rows.
 ISAS = {
-    "avx512vnni": Isa("avx512vnni", lanes=16, widths=(12, 4, 3, 2, 1), has_fma=True, has_f16=True),
-    "avx2": Isa("avx2", lanes=8, widths=(4, 2, 1), has_fma=True, has_f16=True),
-    "portable": Isa("portable", lanes=4, widths=(4, 2, 1), has_fma=False, has_f16=False),
+    isa.name: isa
+    for isa in (
+        Isa("avx512vnni", lanes=16, widths=(12, 4, 3, 2, 1), needs=_AVX512VNNI),
+        Isa("avx2", lanes=8, widths=(4, 2, 1), needs=_AVX2),
+        Isa("portable", lanes=4, widths=(4, 2, 1), needs=frozenset()),
+    )
 }
 
 
@@ -64,16 +79,15 @@ def current_isa() -> Isa:
     Raises
     ------
     KernelError
-        When `QLLAMA_ISA` names no known instruction set.
+        When `QLLAMA_ISA` names no known instruction set, or one that this CPU lacks.
     """
+    possible = [isa for isa in ISAS.values() if isa.needs <= _llvm_features()]
     forced = os.environ.get("QLLAMA_ISA")
-    if forced:
-        if forced not in ISAS:
-            raise KernelError(f"QLLAMA_ISA: expected one of {', '.join(ISAS)}, found {forced!r}")
-        return ISAS[forced]
-    features = _llvm_features()
-    if {"avx512f", "avx512bw", "avx512vl", "avx512vnni"} <= features:
-        return ISAS["avx512vnni"]
-    if {"avx2", "fma", "f16c"} <= features:
-        return ISAS["avx2"]
-    return ISAS["portable"]
+    if not forced:
+        return possible[0]
+    if forced not in ISAS:
+        raise KernelError(f"QLLAMA_ISA: expected one of {', '.join(ISAS)}, found {forced!r}")
+    if ISAS[forced] not in possible:
+        names = ", ".join(isa.name for isa in possible)
+        raise KernelError(f"QLLAMA_ISA: this CPU has no {forced}; it can run {names}")
+    return ISAS[forced]

@@ -47,7 +47,7 @@ def rms_norm(x: F32, weight: F32, eps: float) -> F32:
 
 
 def quantize_activations(x: F32) -> tuple[npt.NDArray[np.int8], F32]:
-    """Quantize to int8 in blocks of 32: scale = absmax / 127.
+    """Quantize to int8 in blocks of 32: scale = absmax / 127; below 2**-100 codes are 0.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def quantize_activations(x: F32) -> tuple[npt.NDArray[np.int8], F32]:
     blocks = x.reshape(len(x), -1, _BLOCK)
     absmax = np.abs(blocks).max(-1)
     with np.errstate(divide="ignore"):
-        inverse = np.where(absmax == 0, np.float32(0), np.float32(127) / absmax)
+        inverse = np.where(absmax < 2.0**-100, np.float32(0), np.float32(127) / absmax)
     codes = np.rint(blocks * inverse[..., None]).astype(np.int8)
     return codes.reshape(x.shape), absmax / np.float32(127)
 

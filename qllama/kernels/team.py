@@ -239,8 +239,8 @@ class ThreadTeam:
     def _stop(self, job: _Job) -> None:
         while not job.is_finished:
             # Whether the exception came before or after the job was handed over is not
-            # to be known: it is again. Another Ctrl-C changes nothing.
-            with contextlib.suppress(KeyboardInterrupt):
+            # to be known: it is again. Another one (a second Ctrl-C) changes nothing.
+            with contextlib.suppress(BaseException):
                 self._cancel[0] = 1
                 self._inboxes[0].put(job)
                 job.wait()

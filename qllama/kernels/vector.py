@@ -160,6 +160,13 @@ def _exp(b: Any, x: Value) -> Value:
     return b.bitcast(b.add(b.bitcast(p, _VI), exponent), _VF)
 
 
+def _store_f16(b: Any, address: Value, x: Value) -> None:
+    # An infinity among the values would make 0 * inf of positions that are not seen.
+    for compare, limit in ((">", F32(65504.0)), ("<", F32(-65504.0))):
+        x = b.select(b.fcmp_ordered(compare, x, limit), limit, x)
+    simd.store(b, simd.f32_to_f16(b, current_isa(), x), _pointer(b, address), 2)
+
+
 _F, _A = types.float32, types.int64
 
 splat = _operation("splat", f32x16, [_F], lambda b, x: simd.splat(b, x, LANES))
@@ -197,12 +204,8 @@ store = _operation(
 store_scalar = _operation(
     "store_scalar", types.void, [_A, _F], lambda b, p, x: simd.store(b, x, _pointer(b, p))
 )
-store_f16 = _operation(
-    "store_f16",
-    types.void,
-    [_A, _F],
-    lambda b, p, x: simd.store(b, simd.f32_to_f16(b, current_isa(), x), _pointer(b, p), 2),
-)
+#: store_f16(address, x): x rounded to half precision, and to its largest if beyond it.
+store_f16 = _operation("store_f16", types.void, [_A, _F], _store_f16)
 fma = _operation(
     "fma", f32x16, [f32x16] * 3, lambda b, x, y, z: simd.fma(b, current_isa(), x, y, z)
 )

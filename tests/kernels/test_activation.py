@@ -100,6 +100,12 @@ def test_pack_q8_zero_block_is_zero_and_leaves_its_neighbours():
         np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
 
 
+def test_pack_q8_block_too_small_to_scale_has_codes_0():
+    x = np.full((1, 32), 1e-38, np.float32)
+    start128, start8, _scale, total, codes = columns(pack_with_kernel_q8(x), 1)
+    assert not any(part.any() for part in (start128, start8, total, codes))
+
+
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [0, 13, 31])
 def test_pack_q8_not_finite_poisons_its_block_only(bad, place):

@@ -105,14 +105,14 @@ CGROUP_1 = "12:memory:/docker/x\n4:cpu,cpuacct:/docker/x\n1:name=systemd:/docker
     ("quota", "period", "expected"), [("-1", "100000", 4), ("250000", "100000", 2), ("5", "0", 4)]
 )
 def test_cores_cgroup_1_quota_is_rounded_down(machine, quota, period, expected):
-    group = "cpu,cpuacct/docker/x"
+    group = "cpu/docker/x"
     files = {f"{group}/cpu.cfs_quota_us": quota, f"{group}/cpu.cfs_period_us": period}
     put_in(machine, CGROUP_1, files)
     assert cores.default_n_threads() == expected
 
 
 def test_cores_cgroup_1_host_path_inside_a_container_reads_its_root(machine):
-    files = {"cpu,cpuacct/cpu.cfs_quota_us": "200000", "cpu,cpuacct/cpu.cfs_period_us": "100000"}
+    files = {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}
     put_in(machine, CGROUP_1, files)
     assert cores.default_n_threads() == 2
 

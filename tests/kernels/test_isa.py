@@ -51,11 +51,16 @@ def test_isa_is_chosen_by_all_features_it_needs(monkeypatch, features, expected)
 @pytest.mark.parametrize("forced", ISAS)
 def test_isa_forced_by_the_environment_wins(monkeypatch, forced):
     assert choose(monkeypatch, AVX512 | AVX2, forced) == forced
-    assert choose(monkeypatch, set(), forced) == forced
 
 
 def test_isa_empty_variable_forces_nothing(monkeypatch):
     assert choose(monkeypatch, AVX2, "") == "avx2"
+
+
+def test_isa_that_the_cpu_lacks_is_refused_with_those_it_has(monkeypatch):
+    message = "QLLAMA_ISA: this CPU has no avx512vnni; it can run avx2, portable"
+    with pytest.raises(KernelError, match=message):
+        choose(monkeypatch, AVX2, "avx512vnni")
 
 
 def test_isa_unknown_name_is_refused_with_the_known_ones(monkeypatch):
@@ -70,7 +75,7 @@ def test_isa_unknown_name_is_refused_with_the_known_ones(monkeypatch):
         ("", "portable"),
         ("+avx2,+fma,+f16c", "avx2"),
         ("+avx2,+fma,-f16c", "portable"),
-        (",".join(f"+{name}" for name in AVX512), "avx512vnni"),
+        (",".join(f"+{name}" for name in AVX512 | AVX2), "avx512vnni"),
     ],
 )
 def test_isa_follows_the_features_given_to_numba(monkeypatch, flags, expected):

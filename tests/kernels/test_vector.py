@@ -147,3 +147,18 @@ def test_vector_scalars_are_read_by_their_own_format():
     np.testing.assert_array_equal(out[:5], np.float32([-1.5, 3.140625, 0.1, 200, -7]))
     assert out[5:6].view(np.float16)[0] == np.float16(np.float32(0.1))
     np.testing.assert_array_equal(out[16:], halves.astype(np.float32))
+
+
+@numba.njit
+def _store_halves(source, out, n):
+    for i in range(n):
+        v.store_f16(out + 2 * i, v.load_scalar(source + 4 * i))
+
+
+def test_vector_store_f16_beyond_the_largest_half_is_that_half():
+    values = aligned(8)
+    values[:] = [65504, 65519, 65536, 1e30, np.inf, -1e5, -np.inf, np.nan]
+    out = aligned(8, np.uint16)
+    _store_halves(address(values), address(out), 8)
+    expected = np.float16([65504, 65504, 65504, 65504, 65504, -65504, -65504, np.nan])
+    np.testing.assert_array_equal(out.view(np.float16), expected)

@@ -187,3 +187,19 @@ def test_forward_order_of_outputs_is_the_callers(model):
     arrays = (np.array(tokens, np.int32), positions, np.zeros(9, np.int32))
     logits = model.engine(n_batch=16).forward(*arrays, [8, 0, 0, 3])
     np.testing.assert_array_equal(logits, model.one_by_one(tokens)[[8, 0, 0, 3]])
+
+
+def test_evaluate_value_too_large_for_the_cache_stays_with_its_own_positions(tmp_path):
+    made = config(num_hidden_layers=1)
+    tensors = random_tensors(made)
+    embedding = tensors["model.embed_tokens.weight"]
+    embedding[:, 0] = 0
+    embedding[7] = 0
+    embedding[7, 0] = 1  # token 7, and no other, has values of 1e5 and more
+    tensors["model.layers.0.self_attn.v_proj.weight"][:, 0] = 1e5
+    model = Model(write_model(tmp_path / "large.qlm", made, tensors, "f32"))
+    tokens = [1, 2, 7, 3]
+    together = model.engine(n_batch=8).evaluate(tokens, position=0, all_logits=True)
+    np.testing.assert_array_equal(together, model.one_by_one(tokens))
+    assert np.isfinite(together).all()
+    model.close()
