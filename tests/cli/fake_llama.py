@@ -8,6 +8,7 @@ from typing import Any
 
 from qllama.errors import QllamaError
 from qllama.generation.results import Piece, Timings
+from qllama.hub import registry
 
 TIMINGS = Timings(
     load_seconds=0.5,
@@ -41,6 +42,8 @@ class FakeLlama:
 
     def load(self, model: Any, runtime: Any) -> FakeLlama:
         self.loaded.append((model, runtime))
+        known = registry.find(model or registry.DEFAULT_MODEL)
+        self.provenance = {} if known is None else {"sha256": known.sha256}
         return self
 
     def chat(self, messages: Any, *, stream: bool, **options: Any) -> FakeStream:
