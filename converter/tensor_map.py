@@ -7,7 +7,7 @@ of `qllama.tensors`. Opens no file and holds no weights.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from converter.wording import shown
@@ -43,29 +43,35 @@ _GGUF_LAYER = re.compile(r"blk\.(0|[1-9][0-9]*)\.([a-z_]+)\.(weight|bias)")
 _GGUF_IGNORED = re.compile(r"blk\.[0-9]+\.attn_rot_embd(\.weight)?")
 
 
-def from_gguf(name: str) -> str | None:
-    """Translate a GGUF tensor name to the canonical one.
+def from_gguf(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """Translate the names of a GGUF file's tensors.
 
     Returns
     -------
-    str or None
-        A name that qllama has no place for is returned as it is, so that
-        `check_tensors` names it; None means that it is known to be superfluous.
+    dict
+        Canonical name to GGUF's; tensors known to be superfluous are left out.
+    list of str
+        GGUF names that qllama has no place for. They are kept apart because such
+        a name may be anything, a canonical one too.
     """
-    if _GGUF_IGNORED.fullmatch(name):
-        return None
-    if name in _GGUF_NAMES:
-        return _GGUF_NAMES[name]
-    match = _GGUF_LAYER.fullmatch(name)
-    if match is None or match[2] not in _GGUF_LAYER_NAMES:
-        return name
-    return f"model.layers.{match[1]}.{_GGUF_LAYER_NAMES[match[2]]}.{match[3]}"
+    canonical: dict[str, str] = {}
+    unknown: list[str] = []
+    for name in names:
+        match = _GGUF_LAYER.fullmatch(name)
+        if name in _GGUF_NAMES:
+            canonical[_GGUF_NAMES[name]] = name
+        elif match is not None and match[2] in _GGUF_LAYER_NAMES:
+            canonical[f"model.layers.{match[1]}.{_GGUF_LAYER_NAMES[match[2]]}.{match[3]}"] = name
+        elif not _GGUF_IGNORED.fullmatch(name):
+            unknown.append(name)
+    return canonical, unknown
 
 
 def check_tensors(
     path: Path,
     found: Mapping[str, tuple[int, ...]],
     expected: Mapping[str, tuple[int, ...]],
+    unknown: Sequence[str] = (),
 ) -> None:
     """Refuse a checkpoint that lacks a tensor, has one too many, or has one of another shape.
 
@@ -75,21 +81,23 @@ def check_tensors(
         For the message.
     found, expected : mapping
         Canonical name to shape.
+    unknown : sequence of str
+        The checkpoint's own names of tensors that have no canonical one.
 
     Raises
     ------
     ConversionError
         Names the tensors.
     """
-    missing = [name for name in expected if name not in found]
-    if missing:
-        raise ConversionError(f"{path}: missing tensor(s): {_listed(missing)}")
-    extra = [name for name in found if name not in expected]
+    extra = [*unknown, *(name for name in found if name not in expected)]
     if extra:
         raise ConversionError(
             f"{path}: tensor(s) that qllama has no use for, so the model is not what its "
             f"metadata says: {_listed(extra)}"
         )
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise ConversionError(f"{path}: missing tensor(s): {_listed(missing)}")
     for name, shape in expected.items():
         if found[name] != shape:
             raise ConversionError(

@@ -57,10 +57,10 @@ class GgufSource:
         self.path = path
         header = read_header(path)
         self._metadata = header.metadata
+        names, unknown = from_gguf(header.tensors)
         found = {
-            canonical: GgufTensor(path, canonical, info)
-            for info in header.tensors.values()
-            if (canonical := from_gguf(info.name)) is not None
+            canonical: GgufTensor(path, canonical, header.tensors[name])
+            for canonical, name in names.items()
         }
         config = config_from_gguf(path, header, rope_divisors=ROPE_DIVISORS in found)
         for tensor in found.values():
@@ -69,7 +69,7 @@ class GgufSource:
             del found[ROPE_DIVISORS]
             config = replace(config, rope_scaling=None)
         expected = expected_shapes(config)
-        check_tensors(path, {name: t.shape for name, t in found.items()}, expected)
+        check_tensors(path, {name: t.shape for name, t in found.items()}, expected, unknown)
         if config.model_type == "llama":
             _unpermute(found, config)
         self.config: ModelConfig = config

@@ -188,6 +188,14 @@ def test_source_wrong_set_of_tensors_is_refused(tmp_path, changes, expected):
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("without", [(), ("output_norm.weight",)])
+def test_source_name_of_hugging_face_is_no_gguf_name(tmp_path, without):
+    extra = {"model.norm.weight": np.ones(256, np.float32)}
+    path = write_gguf(tmp_path / "m.gguf", extra=extra, without=without)
+    with pytest.raises(ConversionError, match=r"no use for.*: model\.norm\.weight$"):
+        GgufSource(path)
+
+
 @pytest.mark.parametrize("kind", [Ggml.I8, Ggml.F64, Ggml.Q8_K], ids=lambda kind: kind.name)
 def test_source_type_that_the_library_cannot_decode_is_named(tmp_path, kind):
     path = write_gguf(tmp_path / "m.gguf", types={"blk.0.ffn_up.weight": kind})

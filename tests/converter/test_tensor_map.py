@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from converter import tensor_map
 from converter.tensor_map import check_tensors, from_gguf
 from qllama.config import ModelConfig, RopeScaling
 from qllama.errors import ConversionError
@@ -103,15 +104,37 @@ def test_expected_shapes_tied_model_has_no_head():
         ("blk.1.ffn_gate.weight", "model.layers.1.mlp.gate_proj.weight"),
         ("blk.1.ffn_up.weight", "model.layers.1.mlp.up_proj.weight"),
         ("blk.1.ffn_down.bias", "model.layers.1.mlp.down_proj.bias"),
-        ("blk.3.attn_rot_embd.weight", None),
-        ("blk.01.attn_q.weight", "blk.01.attn_q.weight"),
-        ("blk.0.ffn_gate_exps.weight", "blk.0.ffn_gate_exps.weight"),
-        ("blk.0.attn_q.scale", "blk.0.attn_q.scale"),
-        ("output.bias", "output.bias"),
     ],
 )
-def test_from_gguf_name_is_translated_ignored_or_kept(name, expected):
-    assert from_gguf(name) == expected
+def test_from_gguf_known_name_is_translated(name, expected):
+    assert from_gguf([name]) == ({expected: name}, [])
+
+
+def test_from_gguf_no_two_names_have_the_same_translation():
+    names = [
+        *tensor_map._GGUF_NAMES,
+        *(f"blk.0.{layer}.weight" for layer in tensor_map._GGUF_LAYER_NAMES),
+    ]
+    assert sorted(from_gguf(names)[0].values()) == sorted(names)
+
+
+def test_from_gguf_superfluous_tensor_is_left_out():
+    assert from_gguf(["blk.3.attn_rot_embd.weight"]) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "blk.01.attn_q.weight",
+        "blk.0.ffn_gate_exps.weight",
+        "blk.0.attn_q.scale",
+        "output.bias",
+        "model.norm.weight",
+        "model.layers.0.self_attn.q_proj.weight",
+    ],
+)
+def test_from_gguf_unknown_name_is_kept_apart(name):
+    assert from_gguf([name]) == ({}, [name])
 
 
 def test_check_tensors_exact_set_passes():
@@ -127,6 +150,11 @@ def test_check_tensors_missing_tensor_is_named():
 def test_check_tensors_leftover_tensor_is_named():
     with pytest.raises(ConversionError, match=r"no use for.*: output\.bias$"):
         check_tensors(PATH, {**PLAIN, "output.bias": (100,)}, PLAIN)
+
+
+def test_check_tensors_unknown_name_that_looks_canonical_is_named():
+    with pytest.raises(ConversionError, match=r"no use for.*: model\.norm\.weight$"):
+        check_tensors(PATH, PLAIN, PLAIN, ["model.norm.weight"])
 
 
 def test_check_tensors_many_leftovers_are_counted_in_one_line():
