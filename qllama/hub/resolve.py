@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from qllama.errors import ModelNotFoundError
@@ -56,7 +57,10 @@ def resolve_model(
     type = preset(type).name
     report = on_progress or _silent
     text = registry.DEFAULT_MODEL if name_or_path is None else os.fspath(name_or_path)
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:  # no such user: "~" is then a character as any other
+        path = Path(text)
     if path.is_file():
         return _from_file(path, type, report) if _is_gguf(path) else path
     model = registry.find(text)
@@ -113,7 +117,11 @@ def _from_file(path: Path, type: str, on_progress: OnProgress) -> Path:
     older = re.compile(rf"{re.escape(where)}-[0-9a-f]{{8}}-{re.escape(type)}\.qlm")
     for other in target.parent.iterdir():
         if older.fullmatch(other.name) and other != target:
-            other.unlink(missing_ok=True)
+            # Windows refuses while a process has it mapped; the next change tries again.
+            # Its lock stays: without the file, one process could hold the lock on it
+            # while the next makes, and locks, another of the same name.
+            with suppress(OSError):
+                other.unlink()
     return target
 
 

@@ -203,6 +203,21 @@ def test_resolve_changed_gguf_replaces_its_older_conversion(gguf_file, cache):
     assert visible(cache) == sorted([after.name, other_type.name])
 
 
+def test_resolve_older_conversion_that_cannot_be_removed_is_left(gguf_file, cache, monkeypatch):
+    before = resolve_model(gguf_file)
+    write_gguf(gguf_file, seed=1, tied=False)
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == before:
+            raise PermissionError("another process has it mapped")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    after = resolve_model(gguf_file)
+    assert visible(cache) == sorted([before.name, after.name])
+
+
 def test_resolve_equal_names_in_two_directories_are_two_models(tmp_path):
     paths = []
     for name in ("a", "b"):
@@ -260,3 +275,8 @@ resolve_model("tiny")
 print(sorted({"numba", "huggingface_hub", "gguf", "tokenizers"} & set(sys.modules)))
 """
     assert start(program).communicate()[0] == "[]\n"
+
+
+def test_resolve_home_of_an_unknown_user_is_no_such_file(cache):
+    with pytest.raises(ModelNotFoundError, match=r"^~nosuchuser/x/y: no such file"):
+        resolve_model("~nosuchuser/x/y")
