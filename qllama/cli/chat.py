@@ -57,7 +57,7 @@ def command(
     The default model brings its own --temp 0.1, --top-p 0.9, --repeat-penalty 1.1
     and an empty system message, where you give none.
     """
-    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+    if prompt == "-" or (prompt is None and not (sys.stdin and sys.stdin.isatty())):
         prompt = read_stdin().strip()
     if prompt is not None and not prompt.strip():
         raise click.UsageError("The prompt is empty: give -p TEXT or pipe text in.")

@@ -26,8 +26,12 @@ def read_stdin() -> str:
     Raises
     ------
     click.ClickException
-        When it is not UTF-8.
+        When it is closed, or not UTF-8.
     """
+    if sys.stdin is None:
+        raise click.ClickException(
+            "stdin: expected text, found it closed; give the text on the command line or pipe it in"
+        )
     return _decode(sys.stdin.buffer.read(), "stdin")
 
 

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from qllama.cli import cli
 from qllama.cli.options import RuntimeOptions
 from qllama.errors import QllamaError
 from qllama.generation.results import Piece
@@ -188,3 +189,15 @@ def test_answer_full_context_is_told_unless_a_limit_was_set(run, fake_llama, lim
     fake_llama([Piece("a", (0,), "length")])
     result = run("chat", "-p", "hi", *limit)
     assert ("context window is full" in result.stderr) is expected
+
+
+@pytest.mark.parametrize("arguments", [["chat"], ["chat", "-p", "-"], ["generate", "-p", "-"]])
+def test_closed_stdin_is_told_in_one_line(arguments, fake_llama, monkeypatch, capsys):
+    fake_llama()
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    assert capsys.readouterr().err == (
+        "qllama: error: stdin: expected text, found it closed; "
+        "give the text on the command line or pipe it in\n"
+    )
