@@ -144,6 +144,12 @@ def decode_header(data: bytes, data_n_bytes: int) -> Header:
         tokenizer_blob=_blob(top["tokenizer_blob"]),
         tensors=_tensors(top["tensors"]),
     )
+    if header.config.num_hidden_layers > len(header.tensors):
+        # Before anybody loops over layers that are not there.
+        raise BadHeaderError(
+            f"config.num_hidden_layers: found {header.config.num_hidden_layers}, but the file "
+            f"has only {len(header.tensors)} tensors"
+        )
     _check_placement(header.tokenizer_blob, header.tensors, data_n_bytes)
     return header
 

@@ -71,6 +71,8 @@ def refuse(path: Path, data: bytes, error: type[Exception], fragment: str) -> No
         ("config.hidden_size", True, HEAD, "hidden_size"),
         ("config.head_dim", 0, HEAD, "head_dim"),
         ("config.vocab_size", 2**31, HEAD, "vocab_size"),
+        ("config.num_hidden_layers", 10, HEAD, "num_hidden_layers: found 10"),
+        ("config.num_hidden_layers", 2**31 - 1, HEAD, "the file has only 9 tensors"),
         ("config.num_key_value_heads", 3, HEAD, "num_key_value_heads"),
         ("config.rope_scaling", "llama3", HEAD, "rope_scaling"),
         ("config.rope_scaling", {"rope_type": 3}, HEAD, "rope_type"),
