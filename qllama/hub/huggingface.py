@@ -119,6 +119,8 @@ def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
     ModelNotFoundError
         When there is no such repository or file, it may not be read, the hub cannot
         be reached, or the file is not the one that the hub describes.
+    Exception
+        What `on_progress` raises, as it is.
     """
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -137,6 +139,8 @@ def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
                 tqdm_class=_bar_class(f"downloading {reference.repo}", on_progress),
             )
         )
+    except _CallbackError as e:
+        raise e.error from e.error.__cause__
     except ModelNotFoundError:
         raise
     except Exception as e:
@@ -160,6 +164,17 @@ def _verify(reference: HubReference, path: Path, expected: str, on_progress: OnP
         )
 
 
+class _CallbackError(BaseException):
+    """Carries what a progress callback raised past everybody who handles the hub's errors.
+
+    Those are this module and the client, which would take an OSError, say, for the network's.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 def _bar_class(stage: str, on_progress: OnProgress) -> Any:
     """Make a progress bar class for the client that draws nothing and reports."""
     from huggingface_hub.utils.tqdm import tqdm
@@ -170,7 +185,10 @@ def _bar_class(stage: str, on_progress: OnProgress) -> Any:
 
         def update(self, n: float | None = 1) -> None:
             self.n += n or 0
-            on_progress(stage, int(self.n), int(self.total or 0))
+            try:
+                on_progress(stage, int(self.n), int(self.total or 0))
+            except Exception as e:
+                raise _CallbackError(e) from e
 
     return Reporter
 

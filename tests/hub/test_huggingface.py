@@ -136,6 +136,19 @@ def test_fetch_takes_the_wanted_file_at_the_listed_commit(hub):
     assert any(f"/resolve/{COMMIT}/sub/a.Q4_0.gguf" in r for r in hub.requests)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("stop"), ConnectionError("stop"), OSError("stop")])
+def test_fetch_what_the_progress_callback_raises_comes_through(hub, error):
+    hub.repos["org/name"] = {"a.gguf": b"content"}
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage.startswith("downloading"):
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        huggingface.fetch(HubReference("org/name"), stop)
+    assert caught.value is error
+
+
 def test_fetch_file_with_another_hash_is_refused(hub):
     hub.repos["org/name"] = {"a.gguf": b"content"}
     hub.wrong_hashes.add("a.gguf")
