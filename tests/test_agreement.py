@@ -1,7 +1,8 @@
 """The real model against itself at full precision, and against another implementation.
 
 Text: the language reference that Python ships for `help()` (`pydoc_data.topics`),
-English technical prose, the first 512 tokens after the first 512.
+English technical prose; its wording differs a little between versions of Python.
+Scored as llama.cpp does it: windows of 512 tokens, the second half of each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import pytest
 
 from qllama import Llama
 
-N_TOKENS = 512
+WINDOW = 512
+N_WINDOWS = 8
 
 
 def prose() -> str:
@@ -39,33 +41,37 @@ def same_top(base: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> f
     return float((base.argmax(-1) == other.argmax(-1)).mean())
 
 
-def logits_of(path: Path, tokens: list[int]) -> npt.NDArray[np.float32]:
-    with Llama(path, n_ctx=N_TOKENS) as llm:
-        return llm.logits(tokens)
+def logits_of(path: Path, windows: list[list[int]]) -> npt.NDArray[np.float32]:
+    """Logits of the second half of each window: float32, (n, vocab_size)."""
+    with Llama(path, n_ctx=WINDOW) as llm:
+        return np.concatenate([llm.logits(window)[WINDOW // 2 :] for window in windows])
 
 
 @pytest.fixture(scope="module")
-def tokens(smollm2_f16: Path) -> list[int]:
-    with Llama(smollm2_f16, n_ctx=N_TOKENS) as llm:
-        return llm.tokenize(prose(), add_bos=False)[N_TOKENS : 2 * N_TOKENS]
+def windows(smollm2_f16: Path) -> list[list[int]]:
+    with Llama(smollm2_f16, n_ctx=WINDOW) as llm:
+        tokens = llm.tokenize(prose(), add_bos=False)
+    return [tokens[i * WINDOW : (i + 1) * WINDOW] for i in range(N_WINDOWS)]
 
 
 @pytest.fixture(scope="module")
-def f16_logits(smollm2_f16: Path, tokens: list[int]) -> npt.NDArray[np.float32]:
-    return logits_of(smollm2_f16, tokens)
+def f16_logits(smollm2_f16: Path, windows: list[list[int]]) -> npt.NDArray[np.float32]:
+    return logits_of(smollm2_f16, windows)
 
 
 # The bounds are llama.cpp's own figures for this model, on 30 KB of English prose:
 # Q8_0 has 0.0041. Its Q4_K_M has 0.052; "well under" is taken as a quarter of that.
+# (The weights come from a 4-bit grid, which `q4` finds again: on weights that were
+# never quantized it loses more, see docs/quantization.md.)
 @pytest.mark.parametrize(("weight_type", "bound"), [("q8", 0.0041), ("q4", 0.052 / 4)])
 def test_preset_against_f16_stays_within_llama_cpp_divergence(
     weight_type: str,
     bound: float,
     convert_smollm2: Callable[[str], Path],
-    tokens: list[int],
+    windows: list[list[int]],
     f16_logits: npt.NDArray[np.float32],
 ) -> None:
-    logits = logits_of(convert_smollm2(weight_type), tokens)
+    logits = logits_of(convert_smollm2(weight_type), windows)
     divergence = mean_kl(f16_logits, logits)
     print(f"{weight_type}: KL {divergence:.5f}, same top {same_top(f16_logits, logits):.4f}")
     assert divergence <= bound
@@ -73,7 +79,7 @@ def test_preset_against_f16_stays_within_llama_cpp_divergence(
 
 @pytest.mark.reference
 def test_f16_against_transformers_agrees(
-    smollm2_gguf: Path, tokens: list[int], f16_logits: npt.NDArray[np.float32]
+    smollm2_gguf: Path, smollm2_f16: Path, windows: list[list[int]]
 ) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -81,7 +87,9 @@ def test_f16_against_transformers_agrees(
         smollm2_gguf.parent, gguf_file=smollm2_gguf.name, dtype=torch.float32
     )
     with torch.no_grad():
-        expected = model(torch.tensor([tokens])).logits[0].numpy()
-    print(f"KL {mean_kl(expected, f16_logits):.3g}, same top {same_top(expected, f16_logits):.4f}")
-    assert mean_kl(expected, f16_logits) < 1e-5
-    assert same_top(expected, f16_logits) > 0.995
+        expected = model(torch.tensor(windows[:1])).logits[0].numpy()
+    with Llama(smollm2_f16, n_ctx=WINDOW) as llm:
+        logits = llm.logits(windows[0])
+    print(f"f16: KL {mean_kl(expected, logits):.3g}, same top {same_top(expected, logits):.4f}")
+    assert mean_kl(expected, logits) < 1e-5
+    assert same_top(expected, logits) > 0.995

@@ -10,7 +10,6 @@ import numpy as np
 
 __all__ = [
     "BATCH",
-    "BIASES",
     "DOWN",
     "GATE",
     "LAYER",
@@ -35,7 +34,6 @@ MATRICES = (
     "mlp.down_proj",
 )
 Q, K, V, O, GATE, UP, DOWN = range(len(MATRICES))  # noqa: E741
-BIASES = MATRICES
 
 
 def _int64(*names: str) -> list[tuple[str, type]]:
