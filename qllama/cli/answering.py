@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,15 +92,21 @@ def _ctrl_c_cancels(stream: Stream) -> Iterator[None]:
     """Have Ctrl-C end `stream` at its next step; a second one interrupts at once.
 
     A cancelled stream ends between two steps of the engine, with its last piece and
-    timings, where an exception would strike anywhere.
+    timings, where an exception would strike anywhere. Off the main thread, where
+    Python handles no signals, Ctrl-C is left as it is.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # None is a handler that Python did not install and so cannot put back.
+    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
 
     def cancel(signal_number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, before)
         stream.cancel()
 
-    before = signal.signal(signal.SIGINT, cancel)
     try:
+        signal.signal(signal.SIGINT, cancel)
         yield
     finally:
         signal.signal(signal.SIGINT, before)

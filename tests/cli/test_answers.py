@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import threading
 
 import pytest
 
 from qllama.cli import cli
+from qllama.cli.answering import PrintedAnswer
 from qllama.cli.options import RuntimeOptions
 from qllama.errors import QllamaError
 from qllama.generation.results import Piece
@@ -201,3 +203,47 @@ def test_closed_stdin_is_told_in_one_line(arguments, fake_llama, monkeypatch, ca
         "qllama: error: stdin: expected text, found it closed; "
         "give the text on the command line or pipe it in\n"
     )
+
+
+@pytest.fixture
+def sigint_handler():
+    """Put pytest's handler of Ctrl-C back."""
+    before = signal.getsignal(signal.SIGINT)
+    yield before
+    signal.signal(signal.SIGINT, before)
+
+
+def test_answer_interrupted_while_its_handler_is_installed_is_cancelled(
+    fake_llama, monkeypatch, sigint_handler
+):
+    install = signal.signal
+
+    def interrupted(number, handler):
+        before = install(number, handler)
+        if handler is not sigint_handler:
+            signal.raise_signal(number)
+        return before
+
+    monkeypatch.setattr("signal.signal", interrupted)
+    answer = PrintedAnswer()
+    answer.print(fake_llama(["one", "two"]).chat([], stream=True))
+    assert (answer.text, answer.last_piece.finish_reason) == ("", "cancelled")
+    assert signal.getsignal(signal.SIGINT) is sigint_handler
+
+
+def test_answer_handler_that_python_did_not_install_becomes_the_default(
+    fake_llama, monkeypatch, sigint_handler
+):
+    monkeypatch.setattr("signal.getsignal", lambda number: None)
+    PrintedAnswer().print(fake_llama(["one"]).chat([], stream=True))
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+
+
+def test_answer_off_the_main_thread_is_printed(fake_llama, capsys):
+    answer = PrintedAnswer()
+    stream = fake_llama(["one", " two"]).chat([], stream=True)
+    thread = threading.Thread(target=answer.print, args=(stream,))
+    thread.start()
+    thread.join()
+    assert answer.text == "one two"
