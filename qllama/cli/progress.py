@@ -48,6 +48,7 @@ class ProgressReport:
         self._lock = threading.Lock()
         self._stages: dict[str, tuple[int, int]] = {}
         self._shown = False
+        self._closed = False
         self._told: set[str] = set()
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -63,6 +64,7 @@ class ProgressReport:
     ) -> None:
         self._timer.cancel()
         with self._lock:
+            self._closed = True
             if self._bars is not None:
                 self._bars.stop()
 
@@ -91,6 +93,8 @@ class ProgressReport:
                 self._draw(stage)
 
     def _draw(self, stage: str) -> None:
+        if self._closed:  # the timer was up as the block ended: nobody would stop the bars
+            return
         done, total = self._stages[stage]
         if not _draws_bars():
             if stage not in self._told:

@@ -84,18 +84,32 @@ def test_progress_of_quick_work_is_not_shown(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_progress_of_slow_work_is_shown_without_a_further_report(monkeypatch, capsys):
-    class Timer:
-        """Is up when the test says so."""
+@pytest.fixture
+def timer_calls(monkeypatch):
+    """What timers would call if they were up; cancelling them comes too late."""
 
+    class Timer:
         def __init__(self, seconds, function):
             self.start = lambda: calls.append(function)
             self.cancel = lambda: None
 
     calls = []
     monkeypatch.setattr("threading.Timer", Timer)
+    return calls
+
+
+def test_progress_of_slow_work_is_shown_without_a_further_report(timer_calls, capsys):
     with ProgressReport() as progress:
         progress.report("compiling", 0, 2)
         assert capsys.readouterr().err == ""
-        calls[0]()
+        timer_calls[0]()
         assert capsys.readouterr().err == "qllama: compiling\n"
+
+
+def test_progress_timer_that_is_up_after_the_work_shows_nothing(timer_calls, terminal):
+    stderr = terminal()
+    with ProgressReport() as progress:
+        progress.report("compiling", 0, 2)
+    timer_calls[0]()
+    progress.report("compiling", 1, 2)
+    assert stderr.getvalue() == ""
