@@ -75,8 +75,11 @@ def quantize(type_name: str, w: npt.NDArray[np.float32], n_threads: int) -> npt.
         else:
             _BLOCK_KERNELS[type_name](slab, tiles[first:last])
 
-    with ThreadPoolExecutor(n_parts) as pool:
-        list(pool.map(work, range(n_parts)))
+    if n_parts == 1:
+        work(0)
+    else:
+        with ThreadPoolExecutor(n_parts) as pool:
+            list(pool.map(work, range(n_parts)))
     return tiles.reshape(-1)
 
 

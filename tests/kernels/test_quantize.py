@@ -42,6 +42,15 @@ def test_quantize_result_does_not_depend_on_threads(name, n_threads):
     np.testing.assert_array_equal(quantize(name, w, n_threads), quantize(name, w, 1))
 
 
+def test_quantize_one_part_starts_no_thread(monkeypatch):
+    def refuse(n_threads: int) -> None:
+        raise AssertionError("started threads")
+
+    monkeypatch.setattr("qllama.kernels.quantize.ThreadPoolExecutor", refuse)
+    w = trained_like(np.random.default_rng(4), (70, 200))
+    np.testing.assert_array_equal(quantize("q8_0", w, 1), codec("q8_0").quantize(w))
+
+
 @pytest.mark.parametrize("name", TYPES)
 def test_quantize_slabs_of_whole_tiles_concatenate(name):
     w = trained_like(np.random.default_rng(5), (70, 96))
