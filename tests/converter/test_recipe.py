@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from converter.recipe import PRESETS, preset
+from qllama.cli.options import WEIGHT_TYPES
 from qllama.errors import ConversionError
 from qllama.quant import QUANT_TYPES
 
@@ -38,6 +39,11 @@ def test_preset_gives_each_part_its_type(name, matrix, ends):
 def test_presets_name_only_known_weight_types():
     used = {t for r in PRESETS.values() for t in (r.matrices, r.embedding, r.head)}
     assert used <= set(QUANT_TYPES)
+
+
+def test_presets_are_what_the_command_line_offers():
+    # A list of its own there: looking at a recipe would load the converter at start-up.
+    assert tuple(PRESETS) == WEIGHT_TYPES
 
 
 def test_preset_name_in_upper_case_is_the_same():
