@@ -16,6 +16,7 @@ __all__ = [
     "ConversionError",
     "KernelError",
     "ModelNotFoundError",
+    "OutOfMemoryError",
     "QllamaError",
     "QlmFormatError",
     "SamplingError",
@@ -83,3 +84,7 @@ class SamplingError(QllamaError):
 
 class KernelError(QllamaError):
     """A kernel cannot be built or run on this machine."""
+
+
+class OutOfMemoryError(QllamaError):
+    """More memory is needed than this machine grants."""

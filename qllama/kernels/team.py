@@ -27,6 +27,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
+from qllama.errors import KernelError
 from qllama.kernels import simd
 from qllama.kernels._jit import intrinsic, njit
 from qllama.kernels.isa import current_isa
@@ -200,6 +201,11 @@ class ThreadTeam:
     ----------
     n_threads : int
         At least 1.
+
+    Raises
+    ------
+    KernelError
+        When the system does not start so many.
     """
 
     def __init__(self, n_threads: int) -> None:
@@ -216,7 +222,14 @@ class ThreadTeam:
         self._memory[:] = 0
         self._inboxes: list[_Inbox] = [queue.SimpleQueue() for _ in range(self.n_threads)]
         for thread in range(self.n_threads):
-            threading.Thread(target=_work, args=(thread, self._inboxes), daemon=True).start()
+            try:
+                threading.Thread(target=_work, args=(thread, self._inboxes), daemon=True).start()
+            except RuntimeError as error:
+                self._inboxes[0].put(None)
+                raise KernelError(
+                    f"n_threads: expected what the system starts, {thread} at present, "
+                    f"found {self.n_threads}; choose fewer"
+                ) from error
         self.close = weakref.finalize(self, self._inboxes[0].put, None)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> None:

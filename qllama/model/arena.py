@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from qllama.errors import OutOfMemoryError
+
 __all__ = ["Arena"]
 
 _ALIGNMENT = 128
@@ -25,8 +27,20 @@ class Arena:
         self._size += -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
 
     def allocate(self) -> dict[str, int]:
-        """Allocate all pieces; returns their addresses."""
-        self._memory = np.zeros(self._size + _ALIGNMENT, np.uint8)
+        """Allocate all pieces; returns their addresses.
+
+        Raises
+        ------
+        OutOfMemoryError
+            When this machine does not grant so much.
+        """
+        try:
+            self._memory = np.zeros(self._size + _ALIGNMENT, np.uint8)
+        except MemoryError:
+            raise OutOfMemoryError(
+                f"the buffers of a step take {self._size / 2**20:.0f} MiB, more than this "
+                "machine grants; choose a smaller n_batch or n_ctx"
+            ) from None
         base = self._memory.ctypes.data
         base += -base % _ALIGNMENT
         return {name: base + offset for name, offset in self._offsets.items()}

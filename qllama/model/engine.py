@@ -26,6 +26,9 @@ from qllama.model.weights import Weights
 
 __all__ = ["Engine"]
 
+# More than any machine has cores for; each takes a stack and a part of the buffers.
+_MAX_THREADS = 1024
+
 
 class Engine:
     """Evaluates tokens of up to `n_slots` sequences with one model.
@@ -41,7 +44,8 @@ class Engine:
     n_slots : int
         Sequences whose keys and values are held at once.
     n_batch : int
-        Tokens evaluated together; results do not depend on it.
+        Tokens evaluated together, at most as many as all slots hold; results do not
+        depend on it.
     on_compile : callable, optional
         Called as (kernel name, done, total) while kernels are compiled or loaded.
 
@@ -51,6 +55,12 @@ class Engine:
         The file's tensors do not fit its config.
     ContextLengthError
         `n_ctx` is negative, past the model's limit, or too large for this machine's memory.
+    OutOfMemoryError
+        This machine does not grant the memory that a step works in.
+    KernelError
+        The system does not start so many threads.
+    ValueError
+        A count is below 1, or `n_threads` above 1024.
     """
 
     def __init__(
@@ -72,10 +82,12 @@ class Engine:
         self.n_ctx = n_ctx or limit
         self.n_threads = default_n_threads() if n_threads is None else n_threads
         self.n_slots = n_slots
-        self.n_batch = n_batch
+        self.n_batch = min(n_batch, self.n_ctx * n_slots)
         for name in ("n_threads", "n_slots", "n_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.n_threads > _MAX_THREADS:
+            raise ValueError(f"n_threads: expected at most {_MAX_THREADS}, found {self.n_threads}")
         warmup(
             {tensor.type for tensor in file.tensors.values() if len(tensor.shape) == 2}, on_compile
         )
@@ -83,7 +95,7 @@ class Engine:
         self._cache = KvCache(self.config, self.n_ctx, n_slots)
         self._rotary = RotaryTable(self.config, self._weights.rope_divisors)
         self._team = ThreadTeam(self.n_threads)
-        self._buffers = Buffers(self.config, self._weights, self._cache, self._team, n_batch)
+        self._buffers = Buffers(self.config, self._weights, self._cache, self._team, self.n_batch)
 
     def evaluate(
         self,

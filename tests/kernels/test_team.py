@@ -12,6 +12,7 @@ import numba
 import numpy as np
 import pytest
 
+from qllama.errors import KernelError
 from qllama.kernels.team import ThreadTeam, barrier, claim, is_cancelled
 
 N_PIECES = 101
@@ -213,3 +214,24 @@ def test_team_threads_end_when_it_is_closed_or_dropped(how):
     for thread in threads:
         thread.join(DEADLINE)
     assert not any(thread.is_alive() for thread in threads)
+
+
+def test_team_that_the_system_does_not_start_is_refused_and_leaves_no_thread(monkeypatch):
+    before = set(threading.enumerate())
+    started = []
+    start = threading.Thread.start
+
+    def limited(thread):
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr("threading.Thread.start", limited)
+    with pytest.raises(
+        KernelError, match=r"n_threads: expected what the system starts, 2 .*found 4"
+    ):
+        ThreadTeam(4)
+    for thread in started:
+        thread.join(DEADLINE)
+    assert set(threading.enumerate()) == before

@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 from tiny_model import config, random_tensors, write_model
 
-from qllama.errors import BadTensorError, ContextLengthError, UnsupportedModelError
+from qllama.errors import (
+    BadTensorError,
+    ContextLengthError,
+    OutOfMemoryError,
+    UnsupportedModelError,
+)
 from qllama.format import QlmFile
 from qllama.kernels.cores import default_n_threads
+from qllama.model.arena import Arena
 from qllama.model.engine import Engine
 from qllama.model.kv_cache import KvCache
 
@@ -144,6 +150,25 @@ def test_engine_cache_past_all_memory_says_its_size():
 def test_engine_counts_below_one_are_refused(file, name, value):
     with pytest.raises(ValueError, match=f"{name}: expected at least 1, found {value}"):
         Engine(file, n_ctx=16, **{name: value})
+
+
+def test_engine_batch_beyond_what_its_slots_hold_takes_no_memory(file):
+    engine = Engine(file, n_ctx=16, n_threads=1, n_slots=2, n_batch=10**9)
+    assert engine.n_batch == 32
+    engine.close()
+
+
+def test_arena_past_all_memory_says_its_size():
+    arena = Arena()
+    arena.reserve("qkv", 2**50)
+    expected = r"take 1073741824 MiB, .*choose a smaller n_batch"
+    with pytest.raises(OutOfMemoryError, match=expected):
+        arena.allocate()
+
+
+def test_engine_threads_beyond_reason_are_refused(file):
+    with pytest.raises(ValueError, match="n_threads: expected at most 1024, found 1025"):
+        Engine(file, n_ctx=16, n_threads=1025)
 
 
 def test_engine_default_threads_are_the_machines_cores(file):
