@@ -14,7 +14,10 @@ from typing import Any, Literal, TypeVar, cast
 
 from qllama.errors import UnsupportedModelError
 
-__all__ = ["ModelConfig", "RopeScaling", "TokenizerConfig"]
+__all__ = ["MAX_QUERY_HEADS_PER_KV_HEAD", "ModelConfig", "RopeScaling", "TokenizerConfig"]
+
+MAX_QUERY_HEADS_PER_KV_HEAD = 64
+"""How many one lane buffer of the attention kernel holds."""
 
 RopeType = Literal["linear", "llama3", "yarn", "divisors"]
 TokenizerKind = Literal["tokenizers", "sentencepiece"]
@@ -166,6 +169,12 @@ class ModelConfig:
             self.num_attention_heads % self.num_key_value_heads == 0,
             f"config.num_key_value_heads: {self.num_key_value_heads} does not divide "
             f"num_attention_heads {self.num_attention_heads}",
+        )
+        repeats = self.num_attention_heads // self.num_key_value_heads
+        _require(
+            repeats <= MAX_QUERY_HEADS_PER_KV_HEAD,
+            f"config.num_attention_heads: {repeats} query heads share a key/value head, "
+            f"at most {MAX_QUERY_HEADS_PER_KV_HEAD} can",
         )
         _require(self.head_dim % 2 == 0, f"config.head_dim: expected even, found {self.head_dim}")
         _require(self.rms_norm_eps > 0, f"config.rms_norm_eps: found {self.rms_norm_eps}")

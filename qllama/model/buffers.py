@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from qllama.config import ModelConfig
-from qllama.errors import UnsupportedModelError
 from qllama.kernels.attention import CHUNK
 from qllama.kernels.linear import Q8_BYTES, linear
 from qllama.kernels.team import ThreadTeam
@@ -15,7 +14,7 @@ from qllama.model.arena import Arena
 from qllama.model.batch import MAX_SPLIT_TOKENS
 from qllama.model.kv_cache import KvCache
 from qllama.model.records import MODEL
-from qllama.model.self_attention import MAX_LANES, QUERIES_PER_GROUP
+from qllama.model.self_attention import QUERIES_PER_GROUP
 from qllama.model.weights import Weights
 from qllama.quant.types import BLOCK, TILE_ROWS
 
@@ -36,11 +35,6 @@ class Buffers:
     ----------
     model : MODEL records, (1,)
         Everything that stays the same from step to step.
-
-    Raises
-    ------
-    UnsupportedModelError
-        More query heads share a key/value head than the attention kernel takes.
     """
 
     def __init__(
@@ -52,10 +46,6 @@ class Buffers:
         n_batch: int,
     ) -> None:
         repeats = config.num_attention_heads // config.num_key_value_heads
-        if repeats > MAX_LANES:
-            raise UnsupportedModelError(
-                f"{repeats} query heads share a key/value head; at most {MAX_LANES} can"
-            )
         hidden = _padded(config.hidden_size, BLOCK)
         attention = _padded(config.q_dim, BLOCK)
         mlp = _padded(config.intermediate_size, BLOCK)

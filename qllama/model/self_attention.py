@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qllama.config import MAX_QUERY_HEADS_PER_KV_HEAD
 from qllama.kernels import vector as v
 from qllama.kernels._jit import njit
 from qllama.kernels.activation import group_of
@@ -28,12 +29,12 @@ from qllama.kernels.team import claim
 from qllama.model.projections import pack_row
 from qllama.quant.types import BLOCK
 
-__all__ = ["MAX_LANES", "QUERIES_PER_GROUP", "attend", "pack_attended", "rotate_and_append"]
+__all__ = ["QUERIES_PER_GROUP", "attend", "pack_attended", "rotate_and_append"]
 
 _FLOAT = 4
 #: Lanes (queries times heads that share a key/value head) handled together.
 QUERIES_PER_GROUP = 12
-MAX_LANES = 64
+_MAX_LANES = max(QUERIES_PER_GROUP, MAX_QUERY_HEADS_PER_KV_HEAD)
 
 
 @njit
@@ -89,8 +90,8 @@ def _cache_of(model, batch, layer, token):
 def attend(model, batch, layer, thread):
     """Attention of every (group of queries, key/value head), split by chunk if asked."""
     n_chunks = max(batch.n_split_chunks, 1)
-    first_seen = np.empty(MAX_LANES, np.int64)
-    end_seen = np.empty(MAX_LANES, np.int64)
+    first_seen = np.empty(_MAX_LANES, np.int64)
+    end_seen = np.empty(_MAX_LANES, np.int64)
     while True:
         item = claim(model.team, 1)
         if item >= batch.n_groups * model.n_kv_heads * n_chunks:

@@ -252,6 +252,14 @@ def test_config_part_of_a_split_file_is_refused():
         config(**{"split.count": 3})
 
 
+def test_config_too_many_query_heads_a_key_value_head_are_refused():
+    heads = {"attention.head_count_kv": 1, "attention.key_length": 2, "attention.value_length": 2}
+    assert config({**heads, "attention.head_count": 64}).num_attention_heads == 64
+    expected = r"config\.num_attention_heads: 65 query heads share .* at most 64"
+    with pytest.raises(UnsupportedModelError, match=expected):
+        config({**heads, "attention.head_count": 65})
+
+
 def test_config_more_tokens_than_embedding_rows_is_refused():
     tokens = [str(i) for i in range(101)]
     with pytest.raises(ConversionError, match=r"101 tokens, token_embd\.weight only 100 rows"):
