@@ -7,10 +7,9 @@ the model is. Knows no checkpoint format, block layout or file layout.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
@@ -21,17 +20,14 @@ from converter.report import ConversionReport, TensorReport
 from converter.slabs import carried_type, encoded, prepare, slabs_of
 from converter.sources.base import CheckpointSource
 from converter.sources.gguf import GgufSource
+from qllama.checksum import file_sha256
 from qllama.errors import ConversionError
 from qllama.format.spec import TensorSpec, tensor_n_bytes
 from qllama.format.writer import QlmWriter
 from qllama.kernels.cores import default_n_threads
+from qllama.progress import OnProgress, silent
 
-__all__ = ["OnProgress", "convert", "file_sha256", "open_source"]
-
-OnProgress = Callable[[str, int, int], None]
-"""Called with the stage ("converting model.gguf"), what is done of it and what there is in all."""
-
-_HASH_CHUNK = 1 << 22
+__all__ = ["convert", "open_source"]
 
 
 def convert(
@@ -77,7 +73,7 @@ def convert(
     recipe = preset(type)
     path = Path(source_path)
     out = default_out_path(path, type) if out_path is None else Path(out_path)
-    report = on_progress or _silent
+    report = on_progress or silent
     source = open_source(path)
     if out.exists() and out.samefile(path):
         raise ConversionError(f"{out}: the target is the source itself; choose another name")
@@ -86,7 +82,7 @@ def convert(
     provenance = {
         "source": path.name,
         "n_bytes": path.stat().st_size,
-        "sha256": sha256 or file_sha256(path, on_progress=report),
+        "sha256": sha256 or file_sha256(path, report),
         "origin": origin,
         "qllama": _qllama_version(),
         **source.provenance,
@@ -126,32 +122,6 @@ def open_source(path: Path) -> CheckpointSource:
     return GgufSource(path)
 
 
-def file_sha256(path: Path, *, on_progress: OnProgress | None = None) -> str:
-    """Hash a file.
-
-    Parameters
-    ----------
-    path : Path
-    on_progress : callable or None
-        Told of bytes.
-
-    Returns
-    -------
-    str
-        Lower-case hex SHA-256.
-    """
-    report = on_progress or _silent
-    digest = hashlib.sha256()
-    size = path.stat().st_size
-    done = 0
-    with path.open("rb") as file:
-        while chunk := file.read(_HASH_CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            report(f"checking {path.name}", done, size)
-    return digest.hexdigest()
-
-
 def _prepare_quantizers(
     source: CheckpointSource, specs: Sequence[TensorSpec], report: OnProgress
 ) -> None:
@@ -167,10 +137,6 @@ def _prepare_quantizers(
         report("preparing the quantizers", done, len(quantized))
         prepare(type_name)
     report("preparing the quantizers", len(quantized), len(quantized))
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Stand in for a caller that wants no progress."""
 
 
 def _qllama_version() -> str:

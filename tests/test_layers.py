@@ -16,8 +16,8 @@ MAX_LINES = 400
 
 # Lowest first. Layers of one row do not import each other.
 LAYERS = (
-    ("errors", "paths"),
-    ("config",),
+    ("errors", "paths", "progress"),
+    ("config", "checksum"),
     ("tensors",),
     ("quant",),
     ("format",),
@@ -34,6 +34,8 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 CONVERTER_USES = (
     "errors",
     "paths",
+    "progress",
+    "checksum",
     "config",
     "tensors",
     "quant",

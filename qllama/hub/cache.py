@@ -16,8 +16,8 @@ from filelock import FileLock, Timeout
 
 from qllama.errors import ModelNotFoundError, QllamaError
 from qllama.format.reader import QlmFile
-from qllama.hub.checkpoint import OnProgress
 from qllama.paths import cache_dir
+from qllama.progress import OnProgress
 
 __all__ = ["is_ready", "locked", "model_path", "scratch"]
 

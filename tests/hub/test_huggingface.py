@@ -195,6 +195,25 @@ def test_fetch_offline_mode_is_named(hub, monkeypatch):
     assert hub.requests == []
 
 
+def test_fetch_and_its_verification_import_no_numba(hub, tmp_path):
+    hub.repos["org/name"] = {"a.gguf": b"content"}
+    program = """
+import sys
+from qllama.hub.huggingface import HubReference, fetch
+stages = []
+fetch(HubReference("org/name"), lambda stage, *_: stages.append(stage))
+print(stages[-1], "numba" in sys.modules)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == "checking a.gguf False\n"
+
+
 def test_resolve_in_a_new_process_honours_the_environment(hub, gguf_file, cache, tmp_path):
     hub.repos["org/name"] = {"tiny.gguf": gguf_file.read_bytes()}
     program = "from qllama.hub.resolve import resolve_model; print(resolve_model('org/name'))"
