@@ -1,8 +1,8 @@
 """Conversion of a checkpoint into a `.qlm` file, one row slab at a time.
 
-Owns the order of work: open and check the source, hash it, then read, quantize
-and write slab after slab, so that memory stays near a slab a thread however big
-the model is. Knows no checkpoint format, block layout or file layout.
+Owns the order of work: open and check the source, check the target, hash the
+source, then read, quantize and write slab after slab, so that memory stays near a
+slab a thread however big the model is. Knows no checkpoint format, block layout or file layout.
 """
 
 from __future__ import annotations
@@ -79,18 +79,23 @@ def convert(
         raise ConversionError(f"{out}: the target is the source itself; choose another name")
     tokenizer, blob = source.tokenizer
     specs = [TensorSpec(n, recipe.type_of(n, t.shape), t.shape) for n, t in source.tensors.items()]
-    provenance = {
-        "source": path.name,
-        "n_bytes": path.stat().st_size,
-        "sha256": sha256 or file_sha256(path, report),
-        "origin": origin,
-        "qllama": _qllama_version(),
-        **source.provenance,
-    }
+
+    def writer_with(sha256: str) -> QlmWriter:
+        provenance = {
+            "source": path.name,
+            "n_bytes": path.stat().st_size,
+            "sha256": sha256,
+            "origin": origin,
+            "qllama": _qllama_version(),
+            **source.provenance,
+        }
+        return QlmWriter(out, source.config, tokenizer, blob, specs, recipe.to_dict(), provenance)
+
+    # Every hash has the same length, so the layout is known before the source's own.
+    writer_with(sha256 or "0" * 64).check_target()
+    sha256 = sha256 or file_sha256(path, report)
     _prepare_quantizers(source, specs, report)
-    with QlmWriter(
-        out, source.config, tokenizer, blob, specs, recipe.to_dict(), provenance
-    ) as writer:
+    with writer_with(sha256) as writer:
         total = sum(t.n_bytes for t in source.tensors.values())
         done = 0
         slabs = (slab for s in specs for slab in slabs_of(source.tensors[s.name], s))

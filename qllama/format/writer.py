@@ -116,6 +116,13 @@ class QlmWriter:
         self._crc32 = 0
         self._quality: dict[str, dict[str, Any]] = {}
 
+    def check_target(self) -> None:
+        """Refuse now a target that entering the block would refuse; nothing is written.
+
+        For a caller with costly work to do before it enters.
+        """
+        PartialFile(self._path, self.file_size).discard()
+
     def __enter__(self) -> QlmWriter:
         self._file = PartialFile(self._path, self.file_size)
         try:

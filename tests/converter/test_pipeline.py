@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -285,6 +286,20 @@ def test_convert_directory_is_refused(tmp_path):
 def test_convert_missing_target_directory_is_refused(tmp_path, source):
     with pytest.raises(ConversionError, match="cannot be written"):
         convert(source, tmp_path / "absent" / "out.qlm")
+
+
+@pytest.mark.parametrize("target", ["absent/out.qlm", "directory", "full.qlm"])
+def test_convert_unusable_target_is_refused_before_the_source_is_hashed(
+    tmp_path, source, target, monkeypatch
+):
+    (tmp_path / "directory").mkdir()
+    if target == "full.qlm":
+        monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    stages = []
+    with pytest.raises(ConversionError, match=f"{target}: cannot be written"):
+        convert(source, tmp_path / target, on_progress=lambda stage, *_: stages.append(stage))
+    assert stages == []
+    assert contents(tmp_path) == ["directory", "tiny.F32.gguf"]
 
 
 def test_convert_unknown_type_is_refused_before_anything_is_read(tmp_path):

@@ -55,6 +55,18 @@ def names(directory: Path) -> list[str]:
     return sorted(p.name for p in directory.iterdir())
 
 
+def test_writer_check_of_a_target_leaves_no_trace(tmp_path):
+    (tmp_path / "m.qlm").write_bytes(b"old")
+    writer(tmp_path / "m.qlm").check_target()
+    assert names(tmp_path) == ["m.qlm"]
+    assert (tmp_path / "m.qlm").read_bytes() == b"old"
+
+
+def test_writer_check_of_a_target_refuses_as_writing_does(tmp_path):
+    with pytest.raises(ConversionError, match="make the directory first"):
+        writer(tmp_path / "absent" / "m.qlm").check_target()
+
+
 @posix
 def test_writer_killed_leaves_target_alone_and_next_run_cleans_up(tmp_path):
     path = tmp_path / "m.qlm"
