@@ -222,7 +222,8 @@ class Sampler:
         # float64, because numpy's float32 exp differs by an ulp between CPUs and
         # over a whole vocabulary that would show in the draw.
         weights = np.subtract(logits, logits.max(), dtype=np.float64)
-        weights /= params.temperature
+        with np.errstate(over="ignore"):  # a tiny temperature: -inf is what is meant
+            weights /= params.temperature
         return Candidates(ids, np.exp(weights, out=weights))
 
 

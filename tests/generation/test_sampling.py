@@ -211,3 +211,8 @@ def test_sample_every_token_forbidden_is_refused():
 def test_sample_bias_outside_the_vocabulary_is_refused():
     with pytest.raises(ValueError, match=r"logit_bias.*0\.\.5, found 6"):
         sampler(logit_bias={6: 1.0}).sample(LOGITS, NOTHING)
+
+
+@pytest.mark.filterwarnings("error")
+def test_sample_tiny_temperature_takes_the_likeliest_without_a_warning():
+    assert set(draws(sampler(temperature=1e-320, seed=1), 20)) == {int(LOGITS.argmax())}
