@@ -115,6 +115,11 @@ class QlmFile:
         self._bytes = None
 
     @property
+    def tokenizer_n_bytes(self) -> int:
+        """Size of `tokenizer_blob`, which is not read."""
+        return self._blob.n_bytes
+
+    @property
     def tokenizer_blob(self) -> bytes:
         """The tokenizer's own file, as `tokenizer.kind` says.
 

@@ -18,6 +18,14 @@ def facts(tiny_qlm):
         return gather_facts(file)
 
 
+def test_facts_need_the_header_only(tiny_qlm, monkeypatch):
+    blob = property(lambda file: pytest.fail("reads the tokenizer"))
+    with QlmFile.open(tiny_qlm) as file:
+        n_bytes = len(file.tokenizer_blob)
+        monkeypatch.setattr(QlmFile, "tokenizer_blob", blob)
+        assert gather_facts(file).tokenizer["blob_n_bytes"] == n_bytes
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [

@@ -145,7 +145,7 @@ def gather_facts(file: QlmFile) -> ModelFacts:
         file_n_bytes=file.path.stat().st_size,
         kv_n_bytes_per_token=(2 * config.num_hidden_layers * config.kv_dim * KV_BYTES_PER_VALUE),
         config=config.to_dict(),
-        tokenizer={"blob_n_bytes": len(file.tokenizer_blob), **tokenizer},
+        tokenizer={"blob_n_bytes": file.tokenizer_n_bytes, **tokenizer},
         recipe=dict(file.recipe),
         provenance=dict(file.provenance),
         parts=(*(part for part in parts if part.parameters), _sum("total", tensors)),
