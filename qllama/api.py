@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qllama.config import ModelConfig
+from qllama.errors import TokenizerError
 from qllama.format.reader import QlmFile
 from qllama.generation.generator import GenerationOptions, Generator
 from qllama.generation.loop import Stream
@@ -163,9 +164,16 @@ class Llama:
         Raises
         ------
         TokenizerError
-            When the text cannot be expressed in UTF-8.
+            When the text cannot be expressed in UTF-8, or the bytes are none.
         """
-        text = text.decode() if isinstance(text, bytes) else text
+        if isinstance(text, bytes):
+            try:
+                text = text.decode()
+            except UnicodeDecodeError as error:
+                raise TokenizerError(
+                    f"text: expected UTF-8, found byte 0x{text[error.start]:02x} "
+                    f"at offset {error.start}"
+                ) from None
         return self._tokenizer.encode(text, add_special=add_bos, parse_special=special)
 
     def detokenize(self, ids: Iterable[int], special: bool = False) -> str:
@@ -350,9 +358,7 @@ class Llama:
         return answer if stream else answer.completion()
 
     def _encode_prompt(self, text: str) -> list[int]:
-        ids = self._tokenizer.encode(text, add_special=True, parse_special=True)
-        # Such a tokenizer closes every text, but a prompt is to be continued.
-        return ids[:-1] if self._tokenizer.config.add_eos_token else ids
+        return self._tokenizer.encode(text, add_special=True, parse_special=True, add_eos=False)
 
     def _checked(self, token_ids: Iterable[int]) -> list[int]:
         ids = [int(token) for token in token_ids]

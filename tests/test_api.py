@@ -106,9 +106,10 @@ def test_generate_bos_is_added_once(load, prompt):
     assert (answer, answer.prompt_tokens) == ("A", 2)
 
 
-def test_generate_prompt_is_not_closed_by_eos(load):
-    llm = load({"Q": "A"}, tokenizer=ByteTokenizer(add_eos_token=True))
-    assert llm.generate("Q", temperature=0) == "A"
+@pytest.mark.parametrize(("prompt", "ids"), [("Q", [*b"Q"]), ("Q<|end|>", [*b"Q", EOS])])
+def test_generate_prompt_is_taken_without_an_eos_of_the_tokenizers_own(load, prompt, ids):
+    llm = load({tuple(ids): "A"}, tokenizer=ByteTokenizer(add_eos_token=True))
+    assert llm.generate(prompt, temperature=0) == "A"
 
 
 @pytest.mark.parametrize("token", [-1, VOCAB_SIZE])
@@ -180,6 +181,11 @@ def test_tokenize_special_tokens_are_plain_text_unless_asked_for(load, text):
     llm = load(tokenizer=ByteTokenizer(add_bos_token=True))
     assert llm.tokenize(text) == [BOS, *"Hé<|user|>".encode()]
     assert llm.tokenize(text, add_bos=False, special=True) == [*"Hé".encode(), USER]
+
+
+def test_tokenize_bytes_that_are_no_utf8_are_refused_with_the_offset(load):
+    with pytest.raises(TokenizerError, match=r"expected UTF-8, found byte 0xff at offset 2"):
+        load().tokenize(b"ab\xff")
 
 
 def test_detokenize_undoes_tokenize(load):

@@ -31,7 +31,9 @@ class Tokenizer(Protocol):
         """One more than the highest token id."""
         ...
 
-    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+    def encode(
+        self, text: str, *, add_special: bool, parse_special: bool, add_eos: bool = True
+    ) -> list[int]:
         """Return the token ids of `text`; see `BaseTokenizer.encode`."""
         ...
 
@@ -115,7 +117,9 @@ class BaseTokenizer(ABC):
         if config.add_eos_token and not config.eos_token_ids:
             raise TokenizerError("tokenizer.add_eos_token is set, but no eos_token_ids are given")
 
-    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+    def encode(
+        self, text: str, *, add_special: bool, parse_special: bool, add_eos: bool = True
+    ) -> list[int]:
         """Return the token ids of `text`.
 
         Parameters
@@ -130,6 +134,8 @@ class BaseTokenizer(ABC):
             Read `<|im_end|>` and its like in `text` as control tokens. When
             False they are plain text, as text from a user should be. Tokens
             that the vocabulary calls user-defined are matched in both cases.
+        add_eos : bool
+            False for a text that is to be continued: `add_special` then adds no EOS.
 
         Raises
         ------
@@ -149,7 +155,7 @@ class BaseTokenizer(ABC):
             bos = config.bos_token_id
             if config.add_bos_token and bos is not None and ids[:1] != [bos]:
                 ids.insert(0, bos)
-            if config.add_eos_token and ids[-1:] != [config.eos_token_ids[0]]:
+            if add_eos and config.add_eos_token and ids[-1:] != [config.eos_token_ids[0]]:
                 ids.append(config.eos_token_ids[0])
         return ids
 

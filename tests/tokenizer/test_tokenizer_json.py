@@ -139,6 +139,16 @@ def test_encode_bos_and_eos_added_once_and_only_on_request():
     assert ids("", True) == [BOS, IM_END]
 
 
+def test_encode_without_eos_leaves_the_one_that_the_text_spells():
+    fields = bpe_fields(
+        bos_token_id=BOS, eos_token_id=IM_END, add_bos_token=True, add_eos_token=True
+    )
+    tokenizer = load_tokenizer(*tokenizer_from_gguf(fields))
+    hello = token_id(FIELDS, "hello")
+    for text, ids in (("hello", [BOS, hello]), ("hello<|im_end|>", [BOS, hello, IM_END])):
+        assert tokenizer.encode(text, add_special=True, parse_special=True, add_eos=False) == ids
+
+
 def test_encode_lone_surrogate_raises_and_says_where():
     with pytest.raises(TokenizerError, match="character 2 is the lone surrogate"):
         encode("ab\ud83d")
