@@ -23,6 +23,7 @@ from qllama.generation.generator import GenerationOptions, Generator
 from qllama.generation.loop import Stream
 from qllama.generation.results import Completion
 from qllama.generation.session import Session
+from qllama.generation.transcript import Transcript
 from qllama.model.engine import Engine
 from qllama.tokenizer import load_tokenizer
 from qllama.tokenizer.chat import ChatTemplate
@@ -111,6 +112,7 @@ class Llama:
         self._generator = Generator(
             self._session, self._lock, self._tokenizer, load_seconds=load_seconds
         )
+        self._transcript = Transcript(self._tokenizer)
         self._chat_template: ChatTemplate | None = None
         if verbose:
             _notice(
@@ -285,7 +287,11 @@ class Llama:
         TypeError, ValueError
             When an option is unknown or out of range; names it.
         """
-        ids = self._encode_prompt(prompt) if isinstance(prompt, str) else self._checked(prompt)
+        ids = (
+            self._tokenizer.encode(prompt, add_special=True, parse_special=True, add_eos=False)
+            if isinstance(prompt, str)
+            else self._checked(prompt)
+        )
         answer = self._generator.start(ids, **options)
         return answer if stream else answer.completion()
 
@@ -316,8 +322,8 @@ class Llama:
     ) -> Completion | Stream:
         """Answer the last message of a conversation, by the model's own chat template.
 
-        Nothing is remembered between calls but the KV cache: pass the whole
-        conversation each time, and only its new tokens are evaluated.
+        Pass the whole conversation each time: only what is new in it is evaluated.
+        An answer that comes back as it was given keeps the tokens it was made of.
 
         Parameters
         ----------
@@ -353,12 +359,11 @@ class Llama:
                 )
         if self._chat_template is None:
             self._chat_template = ChatTemplate.of(self._tokenizer)
-        prompt = self._encode_prompt(self._chat_template.render(messages))
-        answer = self._generator.start(prompt, **options)
+        prompt = self._chat_template.render(messages)
+        ids = self._transcript.encode(prompt)
+        answer = self._generator.start(ids, **options)
+        self._transcript.remember(prompt, ids, answer)
         return answer if stream else answer.completion()
-
-    def _encode_prompt(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special=True, parse_special=True, add_eos=False)
 
     def _checked(self, token_ids: Iterable[int]) -> list[int]:
         ids = [int(token) for token in token_ids]

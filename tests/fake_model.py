@@ -13,6 +13,8 @@ from qllama.tokenizer.base import BaseTokenizer
 BOS, EOS, USER, ASSISTANT = 256, 257, 258, 259
 SPECIAL = {BOS: "<s>", EOS: "<|end|>", USER: "<|user|>", ASSISTANT: "<|assistant|>"}
 VOCAB_SIZE = 260
+# No text of ours has this byte.
+LO = 0x80
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
@@ -50,6 +52,19 @@ class ByteTokenizer(BaseTokenizer):
 
     def _decode_token(self, token_id, spelled):
         return bytes([token_id])
+
+
+class MergingTokenizer(ByteTokenizer):
+    """Encodes "lo" as one token; a model may also say it in two."""
+
+    def _encode_text(self, text, parse_special):
+        return super()._encode_text(text.replace("lo", "\0"), parse_special)
+
+    def encode(self, text, **how):
+        return [LO if token == 0 else token for token in super().encode(text, **how)]
+
+    def _decode_token(self, token_id, spelled):
+        return b"lo" if token_id == LO else super()._decode_token(token_id, spelled)
 
 
 class FakeEngine:

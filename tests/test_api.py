@@ -11,10 +11,12 @@ from fake_model import (
     BOS,
     CHAT_TEMPLATE,
     EOS,
+    LO,
     USER,
     VOCAB_SIZE,
     ByteTokenizer,
     FakeEngine,
+    MergingTokenizer,
     token_ids,
 )
 
@@ -157,6 +159,38 @@ def test_chat_second_turn_evaluates_only_its_new_tokens(load):
     assert second == "See you"
     assert second.timings.reused_tokens == len(RENDERED) + len("Hello")
     assert second.timings.evaluated_tokens == len([EOS, USER, *b"Bye", EOS, ASSISTANT])
+
+
+def test_chat_second_turn_keeps_the_tokens_that_the_answer_was_made_of(load):
+    turn = [*RENDERED, *b"Hello", EOS, USER, *b"Bye", EOS, ASSISTANT]
+    llm = load(
+        {tuple(RENDERED): "Hello", tuple(turn): "See you"},
+        tokenizer=MergingTokenizer(chat_template=CHAT_TEMPLATE),
+    )
+    conversation = [*QUESTION]
+    for question, reused in (("Bye", len(RENDERED) + 5), ("!", len(turn) + 7)):
+        answer = "".join(llm.chat(conversation, stream=True, temperature=0, max_tokens=9))
+        conversation += [
+            {"role": "assistant", "content": answer},
+            {"role": "user", "content": question},
+        ]
+        llm.engine.evaluated.clear()
+        llm.chat(conversation, temperature=0, max_tokens=0)
+        new = [EOS, USER, *question.encode(), EOS, ASSISTANT]
+        assert llm.engine.evaluated == [len(new)]
+        assert len(llm.engine.held) == reused + len(new)
+
+
+def test_chat_answer_cut_by_a_stop_text_is_encoded_as_it_was_given(load):
+    llm = load(
+        {tuple(RENDERED): "Hello END"}, tokenizer=MergingTokenizer(chat_template=CHAT_TEMPLATE)
+    )
+    first = llm.chat(QUESTION, temperature=0, stop=" END")
+    assert first == "Hello"
+    reply = [*QUESTION, {"role": "assistant", "content": first}]
+    second = llm.chat([*reply, {"role": "user", "content": "Bye"}], max_tokens=0)
+    assert second.timings.reused_tokens == len(RENDERED) + len("Hel")
+    assert llm.engine.held == [*RENDERED, *b"Hel", LO, EOS, USER, *b"Bye", EOS, ASSISTANT]
 
 
 def test_chat_without_a_template_is_refused_with_the_way_out(load):
