@@ -75,11 +75,11 @@ class Llama:
     >>> from qllama import Llama
     >>> llm = Llama("smollm2-135m-q4.qlm")  # doctest: +SKIP
     >>> llm.generate("The capital of France is", max_tokens=3, temperature=0)  # doctest: +SKIP
-    ' Paris. The'
+    ' Paris.\\n'
     >>> question = {"role": "user", "content": "Name a prime number."}
-    >>> for piece in llm.chat([question], stream=True, seed=1):  # doctest: +SKIP
+    >>> for piece in llm.chat([question], stream=True, temperature=0):  # doctest: +SKIP
     ...     print(piece, end="", flush=True)
-    One prime number is 7.
+    The prime number that I'm referring to is 2.
     """
 
     def __init__(
