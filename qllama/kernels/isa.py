@@ -23,30 +23,41 @@ class Isa:
     Parameters
     ----------
     name : str
-        `avx512vnni`, `avx2` or `portable`; the environment variable `QLLAMA_ISA` takes it.
+        What the environment variable `QLLAMA_ISA` takes; see `ISAS`.
     lanes : int
         32-bit lanes of a register: 16 rows are handled as 16 / lanes registers.
+    registers : int
+        Registers of rows in a register tile of several tokens.
     widths : tuple of int
         Tokens in a register tile, widest first; the last is 1. A batch is cut into
         groups of these widths, and packed activations are laid out by group.
     needs : set of str
         The CPU features it takes, by LLVM's names.
+    signed : bool
+        Whether products of bytes take 8-bit weights as signed bytes.
     """
 
     name: str
     lanes: int
+    registers: int
     widths: tuple[int, ...]
     needs: frozenset[str]
+    signed: bool = False
 
     @property
     def has_fma(self) -> bool:
         """Whether fused multiply-add is an instruction."""
-        return "fma" in self.needs
+        return not self.needs.isdisjoint({"fma", "neon"})
 
     @property
     def has_f16(self) -> bool:
         """Whether half-precision conversion is an instruction."""
-        return "f16c" in self.needs
+        return not self.needs.isdisjoint({"f16c", "neon"})
+
+    @property
+    def has_lane_operands(self) -> bool:
+        """Whether a product takes one lane of a register for all lanes of the other."""
+        return "neon" in self.needs
 
 
 _AVX2 = frozenset({"avx2", "fma", "f16c"})
@@ -57,9 +68,18 @@ _AVX512VNNI = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512vnni", lanes=16, widths=(12, 4, 3, 2, 1), needs=_AVX512VNNI),
-        Isa("avx2", lanes=8, widths=(4, 2, 1), needs=_AVX2),
-        Isa("portable", lanes=4, widths=(4, 2, 1), needs=frozenset()),
+        Isa("avx512vnni", lanes=16, registers=1, widths=(12, 4, 3, 2, 1), needs=_AVX512VNNI),
+        Isa("avxvnni", lanes=8, registers=1, widths=(4, 2, 1), needs=_AVX2 | {"avxvnni"}),
+        Isa("avx2", lanes=8, registers=1, widths=(4, 2, 1), needs=_AVX2, signed=True),
+        Isa(
+            "neon",
+            lanes=4,
+            registers=2,
+            widths=(4, 2, 1),
+            needs=frozenset({"neon", "dotprod"}),
+            signed=True,
+        ),
+        Isa("portable", lanes=4, registers=1, widths=(4, 2, 1), needs=frozenset()),
     )
 }
 

@@ -22,6 +22,7 @@ from numba.core import cgutils
 
 from qllama.kernels import simd
 from qllama.kernels._jit import cfunc, intrinsic
+from qllama.kernels.dot import ByteDot, byte_dot
 from qllama.kernels.isa import ISAS, Isa, current_isa
 from qllama.kernels.simd import F32, I8, I16, I32, I64, Value
 from qllama.quant.types import BLOCK, QUANT_TYPES, TILE_ROWS
@@ -110,7 +111,8 @@ class _Tile:
         A lone token takes all rows at once, so the weights stream by only once.
         """
         starts = list(range(0, TILE_ROWS, self.isa.lanes))
-        return [starts] if self.width == 1 else [[start] for start in starts]
+        n = len(starts) if self.width == 1 else self.isa.registers
+        return [starts[i : i + n] for i in range(0, len(starts), n)]
 
     def accumulators(self, kind: Any, rows: list[int]) -> dict[tuple[int, int], Value]:
         """Zeroed stack slots by (token, row); LLVM keeps them in registers."""
@@ -133,18 +135,25 @@ class _Tile:
         simd.store(b, b.fadd(b.load(before), value), target)
 
 
-def _codes(tile: _Tile, block: Value, row: int) -> Iterator[tuple[int, Value]]:
-    """The block's (group, codes): an i32 vector of 4 unsigned codes a row."""
+def _codes(tile: _Tile, rows: list[int], block: Value) -> Iterator[tuple[int, dict[int, Value]]]:
+    """The block's (group, i32 vectors by first row): 4 codes in a lane, as `dot` takes them."""
     b, lanes = tile.b, tile.isa.lanes
     kind = simd.vector(I32, lanes)
     low_nibbles = simd.constant(I32, lanes, 0x0F0F0F0F)
+    sign_bits = simd.constant(I32, lanes, 0x80808080)
     for j in range(tile.kernel.bits):
-        packed = simd.load(b, simd.at(b, block, 64 * j + 4 * row), kind, min(32, 4 * lanes))
-        if tile.kernel.bits == 8:
-            yield j, packed
+        packed = {
+            row: simd.load(b, simd.at(b, block, 64 * j + 4 * row), kind, min(32, 4 * lanes))
+            for row in rows
+        }
+        if tile.kernel.bits == 4:
+            high = {row: b.lshr(v, simd.constant(I32, lanes, 4)) for row, v in packed.items()}
+            yield j, {row: b.and_(v, low_nibbles) for row, v in packed.items()}
+            yield j + 4, {row: b.and_(v, low_nibbles) for row, v in high.items()}
+        elif tile.isa.signed:
+            yield j, {row: b.xor(v, sign_bits) for row, v in packed.items()}
         else:
-            yield j, b.and_(packed, low_nibbles)
-            yield j + 4, b.and_(b.lshr(packed, simd.constant(I32, lanes, 4)), low_nibbles)
+            yield j, packed
 
 
 def _block_scales(tile: _Tile, block: Value, row: int) -> Value:
@@ -202,31 +211,32 @@ def _multiply_block(
 ) -> None:
     """totals += (scale * activation scale) * exact integer dot product."""
     b, isa, width, lanes = tile.b, tile.isa, tile.width, tile.isa.lanes
-    # Stored codes are offset by 128 or 8; the packed start value takes it back.
-    start = None if tile.kernel.has_minimum else (0 if tile.kernel.bits == 8 else 4 * width)
-    sums = {}
-    for token in range(width):
+    sums: dict[tuple[int, int], ByteDot] = {}
+    for token, start in enumerate(_starts(tile, codes)):
         for row in rows:
-            if start is None:
-                sums[token, row] = simd.constant(I32, lanes, 0)
-            else:
-                pointer = simd.at(b, codes, start + 4 * token)
-                sums[token, row] = simd.load_splat(b, pointer, I32, lanes)
+            sums[token, row] = byte_dot(b, isa, tile.kernel.bits, start)
+    for group, weights in _codes(tile, rows, block):
+        pointer = simd.at(b, codes, 16 * width + 4 * group * width)
+        inputs = simd.load_splats(b, isa, pointer, width, I32, lanes)
+        for row in rows:
+            for token, activation in enumerate(inputs):
+                sums[token, row].add(weights[row], activation)
+    factors = simd.load_splats(b, isa, simd.at(b, codes, 8 * width), width, F32, lanes)
     for row in rows:
-        for group, weights in _codes(tile, block, row):
-            for token in range(width):
-                pointer = simd.at(b, codes, 16 * width + 4 * (group * width + token))
-                activation = simd.load_splat(b, pointer, I32, lanes)
-                sums[token, row] = simd.dot4(
-                    b, isa, sums[token, row], weights, activation, tile.kernel.bits
-                )
         scales = _block_scales(tile, block, row)
-        for token in range(width):
-            pointer = simd.at(b, codes, 8 * width + 4 * token)
-            factor = b.fmul(scales, simd.load_splat(b, pointer, F32, lanes))
-            value = b.sitofp(sums[token, row], simd.vector(F32, lanes))
+        for token, factor in enumerate(factors):
+            value = b.sitofp(sums[token, row].total, simd.vector(F32, lanes))
             slot = totals[token, row]
-            b.store(simd.fma(b, isa, value, factor, b.load(slot)), slot)
+            b.store(simd.fma(b, isa, value, b.fmul(scales, factor), b.load(slot)), slot)
+
+
+def _starts(tile: _Tile, codes: Value) -> list[Value]:
+    """What each token's sum starts from: it takes back the offset of the weights' codes."""
+    b, kernel, width, lanes = tile.b, tile.kernel, tile.width, tile.isa.lanes
+    if kernel.has_minimum or (kernel.bits == 8 and tile.isa.signed):
+        return [simd.constant(I32, lanes, 0)] * width
+    pointer = codes if kernel.bits == 8 else simd.at(b, codes, 4 * width)
+    return simd.load_splats(b, tile.isa, pointer, width, I32, lanes)
 
 
 def _add_minimums(
@@ -234,11 +244,10 @@ def _add_minimums(
 ) -> None:
     """minimums += minimum code * sum of the block's activations."""
     b, width, lanes = tile.b, tile.width, tile.isa.lanes
+    sums = simd.load_splats(b, tile.isa, simd.at(b, codes, 12 * width), width, F32, lanes)
     for row in rows:
         minimum = _bytes_to_f32(tile, simd.at(b, block, 64 * tile.kernel.bits + TILE_ROWS + row))
-        for token in range(width):
-            pointer = simd.at(b, codes, 12 * width + 4 * token)
-            total = simd.load_splat(b, pointer, F32, lanes)
+        for token, total in enumerate(sums):
             slot = minimums[token, row]
             b.store(simd.fma(b, tile.isa, minimum, total, b.load(slot)), slot)
 
@@ -276,10 +285,10 @@ def _generate_float_tile(tile: _Tile) -> None:
                 k = b.add(b.mul(loop.index, I64(2)), I64(parity))
                 column = simd.at(b, tile.weights, b.mul(k, I64(size * TILE_ROWS)))
                 inputs = simd.at(b, tile.activations, b.mul(k, I64(4 * width)))
+                values = simd.load_splats(b, isa, inputs, width, F32, lanes)
                 for row in rows:
                     weights = _load_floats(tile, simd.at(b, column, size * row))
-                    for token in range(width):
-                        value = simd.load_splat(b, simd.at(b, inputs, 4 * token), F32, lanes)
+                    for token, value in enumerate(values):
                         slot = sums[parity][token, row]
                         b.store(simd.fma(b, isa, weights, value, b.load(slot)), slot)
         for token, row in sums[0]:

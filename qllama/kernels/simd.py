@@ -4,8 +4,8 @@ Each function appends LLVM instructions to a builder and returns an IR value.
 Vectors are LLVM vectors of any length; LLVM cuts them to the machine's registers.
 Throughout: `b` is an llvmlite IRBuilder, `isa` the instruction set to generate for,
 `pointer` an i8 pointer, `lanes` the length of a vector, `element` and `kind` LLVM types.
-Only `dot4`, `fma` and the half-precision conversions differ between instruction
-sets, so everything above this file is ISA-blind.
+Only `load_splats`, `fma`, `pause` and the half-precision conversions differ between
+instruction sets, and the byte products of `dot`; all above these two files is ISA-blind.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ __all__ = [
     "bf16_to_f32",
     "constant",
     "declare",
-    "dot4",
     "f16_to_f32",
     "f32_to_f16",
     "fma",
     "load",
     "load_splat",
+    "load_splats",
+    "pause",
     "splat",
     "store",
     "vector",
@@ -94,6 +95,19 @@ def store(b: Any, value: Value, pointer: Value, align: int = 4) -> None:
 def load_splat(b: Any, pointer: Value, kind: Any, lanes: int) -> Value:
     """Load one 4-byte scalar into every lane (a broadcast folded into its use)."""
     return splat(b, load(b, pointer, kind), lanes)
+
+
+def load_splats(b: Any, isa: Isa, pointer: Value, count: int, kind: Any, lanes: int) -> list[Value]:
+    """Load `count` 4-byte scalars in a row, each into every lane of a vector of its own."""
+    if not isa.has_lane_operands or count % 4:
+        return [load_splat(b, at(b, pointer, 4 * i), kind, lanes) for i in range(count)]
+    # The instructions that use these take one lane of a register: four cost one load.
+    splats = []
+    for i in range(0, count, 4):
+        four = load(b, at(b, pointer, 4 * i), vector(kind, 4))
+        for lane in range(4):
+            splats.append(b.shuffle_vector(four, four, constant(I32, lanes, lane)))
+    return splats
 
 
 def fma(b: Any, isa: Isa, x: Value, y: Value, z: Value) -> Value:
@@ -166,62 +180,10 @@ def bf16_to_f32(b: Any, bits: Value) -> Value:
     return b.bitcast(b.shl(b.zext(bits, i32), _fill(i32, 16)), _like(bits, F32))
 
 
-def dot4(b: Any, isa: Isa, total: Value, weights: Value, codes: Value, bits: int) -> Value:
-    """Add to each lane the dot product of its 4 bytes, exactly.
-
-    Parameters
-    ----------
-    b : llvmlite.ir.IRBuilder
-    isa : Isa
-    total : i32 vector
-    weights : i32 vector
-        Each lane holds 4 **unsigned** bytes.
-    codes : i32 vector
-        Each lane holds 4 **signed** bytes, none of them -128.
-    bits : int
-        A promise: the weights are below `2**bits`.
-
-    Returns
-    -------
-    i32 vector
-        `total + sum(weights[j] * codes[j] for j in 0..3)`; no intermediate saturates.
-    """
-    return _DOT4[isa.name](b, total, weights, codes, bits)
-
-
-def _dot4_avx512vnni(b: Any, total: Value, weights: Value, codes: Value, _bits: int) -> Value:
-    lanes = total.type.count
-    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
-    return b.call(declare(b, name, total.type, [total.type] * 3), [total, weights, codes])
-
-
-def _dot4_avx2(b: Any, total: Value, weights: Value, codes: Value, bits: int) -> Value:
-    # pmaddubsw adds two products and saturates at 16 bits. Below 7 bits two products
-    # fit; above, even and odd bytes go through it apart: 255 * 127 fits.
-    lanes = total.type.count
-    i8, i16 = vector(I8, 4 * lanes), vector(I16, 2 * lanes)
-    maddubs = declare(b, "llvm.x86.avx2.pmadd.ub.sw", i16, [i8, i8])
-    madd = declare(b, "llvm.x86.avx2.pmadd.wd", total.type, [i16, i16])
-    signed = b.bitcast(codes, i8)
-    masks = (0xFFFFFFFF,) if bits < 7 else (0x00FF00FF, 0xFF00FF00)
-    for mask in masks:
-        part = b.and_(weights, constant(I32, lanes, mask))
-        pairs = b.call(maddubs, [b.bitcast(part, i8), signed])
-        total = b.add(total, b.call(madd, [pairs, constant(I16, 2 * lanes, 1)]))
-    return total
-
-
-def _dot4_portable(b: Any, total: Value, weights: Value, codes: Value, _bits: int) -> Value:
-    kind = total.type
-    for byte in range(4):
-        unsigned = b.and_(b.lshr(weights, _fill(kind, 8 * byte)), _fill(kind, 0xFF))
-        signed = b.ashr(b.shl(codes, _fill(kind, 24 - 8 * byte)), _fill(kind, 24))
-        total = b.add(total, b.mul(unsigned, signed))
-    return total
-
-
-_DOT4 = {
-    "avx512vnni": _dot4_avx512vnni,
-    "avx2": _dot4_avx2,
-    "portable": _dot4_portable,
-}
+def pause(b: Any, isa: Isa) -> None:
+    """Let a core that spins rest for a moment."""
+    if "neon" in isa.needs:
+        # `yield` does nothing on most cores; an instruction barrier takes its time.
+        b.call(declare(b, "llvm.aarch64.isb", ir.VoidType(), [I32]), [I32(15)])
+    elif "avx2" in isa.needs:
+        b.call(declare(b, "llvm.x86.sse2.pause", ir.VoidType(), []), [])

@@ -24,7 +24,6 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 
 from qllama.errors import KernelError
@@ -113,11 +112,9 @@ def _open(_context: Any, state: Any, generation: Any) -> tuple[Any, Callable[...
 @intrinsic
 def _pause(_context: Any) -> tuple[Any, Callable[..., Any]]:
     """Tell the core that this is a spin loop."""
-    name = "" if current_isa().name == "portable" else "llvm.x86.sse2.pause"
 
     def codegen(ctx: Any, b: Any, _signature: Any, _values: Any) -> Any:
-        if name:
-            b.call(simd.declare(b, name, ir.VoidType(), []), [])
+        simd.pause(b, current_isa())
         return ctx.get_dummy_value()
 
     return types.void(), codegen

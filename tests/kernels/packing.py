@@ -24,7 +24,13 @@ U = 2.0**-24
 
 KERNELS = {kernel.name: kernel for kernel in WEIGHT_KERNELS}
 #: The CPU feature without which code for an instruction set does not run.
-NEEDS = {"avx512vnni": "avx512vnni", "avx2": "avx2", "portable": None}
+NEEDS = {
+    "avx512vnni": "avx512vnni",
+    "avxvnni": "avxvnni",
+    "avx2": "avx2",
+    "neon": "dotprod",
+    "portable": None,
+}
 
 
 def host_features():

@@ -39,7 +39,11 @@ def choose(monkeypatch, features=None, forced=None):
         (AVX2, "avx2"),
         *[(AVX2 - {missing}, "portable") for missing in sorted(AVX2)],
         ({"sse2", "avx"}, "portable"),
-        ({"neon", "dotprod"}, "portable"),
+        (AVX2 | {"avxvnni"}, "avxvnni"),
+        (AVX512 | AVX2 | {"avxvnni"}, "avx512vnni"),
+        *[((AVX2 | {"avxvnni"}) - {missing}, "portable") for missing in sorted(AVX2)],
+        ({"neon", "dotprod", "fp-armv8"}, "neon"),
+        ({"neon", "fp-armv8"}, "portable"),
         (set(), "portable"),
     ],
     ids=lambda value: value if isinstance(value, str) else "+".join(sorted(value)) or "none",
@@ -50,7 +54,7 @@ def test_isa_is_chosen_by_all_features_it_needs(monkeypatch, features, expected)
 
 @pytest.mark.parametrize("forced", ISAS)
 def test_isa_forced_by_the_environment_wins(monkeypatch, forced):
-    assert choose(monkeypatch, AVX512 | AVX2, forced) == forced
+    assert choose(monkeypatch, AVX512 | AVX2 | {"avxvnni", "neon", "dotprod"}, forced) == forced
 
 
 def test_isa_empty_variable_forces_nothing(monkeypatch):
@@ -64,7 +68,7 @@ def test_isa_that_the_cpu_lacks_is_refused_with_those_it_has(monkeypatch):
 
 
 def test_isa_unknown_name_is_refused_with_the_known_ones(monkeypatch):
-    known = "avx512vnni, avx2, portable"
+    known = ", ".join(ISAS)
     with pytest.raises(KernelError, match=f"QLLAMA_ISA: expected one of {known}, found 'sse9'"):
         choose(monkeypatch, AVX2, "sse9")
 

@@ -1,83 +1,18 @@
-"""Vector instructions of every instruction set: byte products, half precision, fma."""
+"""Vector instructions of every instruction set: half precision, fma."""
 
 from __future__ import annotations
 
 import ml_dtypes
-import numba
 import numpy as np
 import pytest
-from numba import types
-from packing import address, aligned, aligned_copy, runnable_isas
+from emitted import compiled
+from packing import runnable_isas
 
 from qllama.kernels import simd
-from qllama.kernels._jit import intrinsic
-from qllama.kernels.simd import F32, I8, I16, I32, I64
+from qllama.kernels.simd import F32, I16
 
 each_isa = pytest.mark.parametrize("isa", runnable_isas(), ids=lambda isa: isa.name)
 each_shape = pytest.mark.parametrize("lanes", [0, 4, 16], ids=["scalar", "v4", "v16"])
-_NUMPY = {I16: np.uint16, I32: np.int32, F32: np.float32}
-
-
-def compiled(emit, operands, result, lanes):
-    """Compile `emit(b, *values)` over arrays; `lanes` 0 means scalars."""
-    step = lanes or 1
-
-    def pointer(b, base, index, element):
-        offset = b.mul(index, I64(step * np.dtype(_NUMPY[element]).itemsize))
-        return simd.at(b, b.inttoptr(base, I8.as_pointer()), offset)
-
-    @intrinsic
-    def apply(_context, sources, target, index):
-        def codegen(context, b, _signature, values):
-            bases, target, index = values
-            loaded = [
-                simd.load(
-                    b,
-                    pointer(b, b.extract_value(bases, i), index, element),
-                    simd.vector(element, lanes) if lanes else element,
-                    1,
-                )
-                for i, element in enumerate(operands)
-            ]
-            simd.store(b, emit(b, *loaded), pointer(b, target, index, result), 1)
-            return context.get_dummy_value()
-
-        return types.void(sources, target, index), codegen
-
-    @numba.njit
-    def loop(sources, target, n):
-        for index in range(n):
-            apply(sources, target, index)
-
-    def over(*arrays):
-        arrays = [aligned_copy(a) for a in arrays]
-        out = aligned(len(arrays[0]), _NUMPY[result])
-        assert len(out) % step == 0
-        loop(tuple(map(address, arrays)), address(out), len(out) // step)
-        return out
-
-    return over
-
-
-def byte_quads(rng, low, high, n):
-    """Int32 (n,) of four random bytes each; the first ones hold the extremes."""
-    quads = rng.integers(low, high + 1, (n, 4))
-    quads[:16], quads[16:32], quads[32:48] = low, high, [low, high, high, low]
-    return quads
-
-
-@each_isa
-@pytest.mark.parametrize("bits", [4, 6, 7, 8])
-def test_dot4_any_bytes_add_exactly(isa, bits):
-    rng = np.random.default_rng(bits)
-    weights = byte_quads(rng, 0, 2**bits - 1, 480)
-    codes = np.roll(byte_quads(rng, -127, 127, 480), 8, axis=0)
-    total = rng.integers(-(2**30), 2**30, 480).astype(np.int32)
-    dot4 = compiled(
-        lambda b, t, w, c: simd.dot4(b, isa, t, w, c, bits), [I32, I32, I32], I32, isa.lanes
-    )
-    packed = [a.astype(kind).view(np.int32)[:, 0] for a, kind in ((weights, "u1"), (codes, "i1"))]
-    np.testing.assert_array_equal(dot4(total, *packed), total + (weights * codes).sum(1))
 
 
 @each_isa

@@ -1,0 +1,173 @@
+"""Exact dot products of bytes, the heart of the integer kernels.
+
+One class an instruction set, all used alike: make one with the value to start from,
+`add` four products a lane at a time, at most `MAX_STEPS` times, and read `total`.
+Throughout: `b` is an llvmlite IRBuilder, `bits` 4 or 8, `start` an i32 vector.
+
+Weights are bytes below 16 where `bits` is 4. Where it is 8 they are signed or
+unsigned, as `Isa.signed` says. The other factor, `codes`, is signed and never -128.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from qllama.kernels import simd
+from qllama.kernels.isa import Isa
+from qllama.kernels.simd import I8, I16, I32, Value
+
+__all__ = ["MAX_STEPS", "ByteDot", "byte_dot"]
+
+#: Steps of 4 products that a block of 32 weights takes.
+MAX_STEPS = 8
+
+
+class ByteDot(Protocol):
+    """A vector of running dot products; no intermediate saturates or wraps."""
+
+    def add(self, weights: Value, codes: Value) -> None:
+        """Add to each lane `sum(weights[j] * codes[j] for j in 0..3)`.
+
+        Parameters
+        ----------
+        weights, codes : i32 vector
+            Four bytes in each lane.
+        """
+
+    @property
+    def total(self) -> Value:
+        """The sums so far, an i32 vector."""
+
+
+def byte_dot(b: Any, isa: Isa, bits: int, start: Value) -> ByteDot:
+    """Begin a dot product.
+
+    Parameters
+    ----------
+    b : llvmlite.ir.IRBuilder
+    isa : Isa
+        The instruction set to generate for.
+    bits : int
+        4 or 8: how large weights may be.
+    start : i32 vector
+        What the products are added to.
+
+    Returns
+    -------
+    ByteDot
+    """
+    return _BYTE_DOTS[isa.name, bits](b, start)
+
+
+class _Vnni:
+    """`vpdpbusd` does it all; unsigned times signed."""
+
+    def __init__(self, b: Any, start: Value) -> None:
+        self._b = b
+        self.total = start
+        kind = start.type
+        name = f"llvm.x86.avx512.vpdpbusd.{32 * kind.count}"
+        self._instruction = simd.declare(b, name, kind, [kind] * 3)
+
+    def add(self, weights: Value, codes: Value) -> None:
+        self.total = self._b.call(self._instruction, [self.total, weights, codes])
+
+
+class _Avx2:
+    """`pmaddubsw` adds two products, unsigned times signed, and saturates at 16 bits."""
+
+    def __init__(self, b: Any, start: Value) -> None:
+        self._b = b
+        self._start = start
+        self._lanes = start.type.count
+        self._pairs = simd.vector(I16, 2 * self._lanes)
+        self._bytes = simd.vector(I8, 4 * self._lanes)
+
+    def _call(self, name: str, result: Any, x: Value, y: Value) -> Value:
+        instruction = simd.declare(self._b, f"llvm.x86.avx2.{name}", result, [x.type, y.type])
+        return self._b.call(instruction, [x, y])
+
+    def _widen(self, pairs: Value) -> Value:
+        ones = simd.constant(I16, 2 * self._lanes, 1)
+        return self._call("pmadd.wd", simd.vector(I32, self._lanes), pairs, ones)
+
+
+class _Avx2Nibbles(_Avx2):
+    """A whole block fits 16 bits, 8 * 2 * 15 * 127 = 30480: it is widened once."""
+
+    def __init__(self, b: Any, start: Value) -> None:
+        super().__init__(b, start)
+        self._sum = simd.constant(I16, 2 * self._lanes, 0)
+
+    def add(self, weights: Value, codes: Value) -> None:
+        weights, codes = (self._b.bitcast(v, self._bytes) for v in (weights, codes))
+        self._sum = self._b.add(self._sum, self._call("pmadd.ub.sw", self._pairs, weights, codes))
+
+    @property
+    def total(self) -> Value:
+        return self._b.add(self._start, self._widen(self._sum))
+
+
+class _Avx2Bytes(_Avx2):
+    """|weight| * (code with the weight's sign): two products are within 2 * 128 * 127."""
+
+    def __init__(self, b: Any, start: Value) -> None:
+        super().__init__(b, start)
+        self.total = start
+
+    def add(self, weights: Value, codes: Value) -> None:
+        weights, codes = (self._b.bitcast(v, self._bytes) for v in (weights, codes))
+        # |-128| is 128 as an unsigned byte; no code is -128, so every sign can change.
+        magnitudes = self._call("psign.b", self._bytes, weights, weights)
+        codes = self._call("psign.b", self._bytes, codes, weights)
+        pairs = self._call("pmadd.ub.sw", self._pairs, magnitudes, codes)
+        self.total = self._b.add(self.total, self._widen(pairs))
+
+
+class _Neon:
+    """`sdot` does it all; signed times signed."""
+
+    def __init__(self, b: Any, start: Value) -> None:
+        self._b = b
+        self.total = start
+        kind, self._bytes = start.type, simd.vector(I8, 4 * start.type.count)
+        name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+        self._instruction = simd.declare(b, name, kind, [kind, self._bytes, self._bytes])
+
+    def add(self, weights: Value, codes: Value) -> None:
+        operands = [self._b.bitcast(v, self._bytes) for v in (weights, codes)]
+        self.total = self._b.call(self._instruction, [self.total, *operands])
+
+
+class _Portable:
+    """Byte by byte; unsigned times signed."""
+
+    def __init__(self, b: Any, start: Value) -> None:
+        self._b = b
+        self.total = start
+        self._lanes = start.type.count
+
+    def add(self, weights: Value, codes: Value) -> None:
+        b = self._b
+        for byte in range(4):
+            unsigned = b.and_(b.lshr(weights, self._constant(8 * byte)), self._constant(0xFF))
+            signed = b.ashr(b.shl(codes, self._constant(24 - 8 * byte)), self._constant(24))
+            self.total = b.add(self.total, b.mul(unsigned, signed))
+
+    def _constant(self, value: int) -> Value:
+        return simd.constant(I32, self._lanes, value)
+
+
+_BYTE_DOTS: dict[tuple[str, int], Callable[[Any, Value], ByteDot]] = {
+    ("avx512vnni", 4): _Vnni,
+    ("avx512vnni", 8): _Vnni,
+    ("avxvnni", 4): _Vnni,
+    ("avxvnni", 8): _Vnni,
+    ("avx2", 4): _Avx2Nibbles,
+    ("avx2", 8): _Avx2Bytes,
+    ("neon", 4): _Neon,
+    ("neon", 8): _Neon,
+    ("portable", 4): _Portable,
+    ("portable", 8): _Portable,
+}
