@@ -28,8 +28,8 @@ from qllama.kernels import simd
 from qllama.kernels import vector as v
 from qllama.kernels._jit import intrinsic, njit
 from qllama.kernels.isa import Isa, current_isa
-from qllama.kernels.linear import Q8_BYTES
 from qllama.kernels.simd import F32, I8, I32, I64, Value
+from qllama.kernels.weight_kernels import Q8_BYTES
 from qllama.quant.types import BLOCK
 
 __all__ = ["group_of", "pack_f32", "pack_q8", "q8_residual", "token_groups"]

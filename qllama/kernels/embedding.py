@@ -9,7 +9,7 @@ import numpy as np
 
 from qllama.kernels import vector as v
 from qllama.kernels._jit import njit
-from qllama.kernels.linear import WEIGHT_KERNELS
+from qllama.kernels.weight_kernels import WEIGHT_KERNELS
 from qllama.quant.types import BLOCK, TILE_ROWS
 
 __all__ = ["embed_row"]
@@ -24,7 +24,7 @@ _F32, _F16, _BF16, _Q8_0, _Q4_0, _Q4 = (
 def embed_row(kernel_index, tile, row, n_blocks, out):
     """Write row `row` (0..15) of the tile at address `tile` to float32 `out`.
 
-    `kernel_index` is the weight type's place in `linear.WEIGHT_KERNELS`; `out` takes
+    `kernel_index` is the weight type's place in `weight_kernels.WEIGHT_KERNELS`; `out` takes
     32 * `n_blocks` values.
     """
     if kernel_index <= _BF16:

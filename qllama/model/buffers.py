@@ -8,8 +8,9 @@ import numpy as np
 
 from qllama.config import ModelConfig
 from qllama.kernels.attention import CHUNK
-from qllama.kernels.linear import Q8_BYTES, linear
+from qllama.kernels.linear import linear
 from qllama.kernels.team import ThreadTeam
+from qllama.kernels.weight_kernels import Q8_BYTES
 from qllama.model.arena import Arena
 from qllama.model.batch import MAX_SPLIT_TOKENS
 from qllama.model.kv_cache import KvCache

@@ -12,10 +12,11 @@ import numpy as np
 from qllama.kernels import vector as v
 from qllama.kernels._jit import njit
 from qllama.kernels.activation import group_of, pack_f32, pack_q8, q8_residual
-from qllama.kernels.linear import Q8_BYTES, call_linear
+from qllama.kernels.linear import call_linear
 from qllama.kernels.norm import rms_norm
 from qllama.kernels.swiglu import swiglu
 from qllama.kernels.team import claim
+from qllama.kernels.weight_kernels import Q8_BYTES
 from qllama.model.records import K, Q, V
 from qllama.quant.types import BLOCK, TILE_ROWS
 

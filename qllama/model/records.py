@@ -41,7 +41,7 @@ def _int64(*names: str) -> list[tuple[str, type]]:
 
 
 #: One matrix. `packing`: 0 takes q8 activations, 1 takes f32. `bias` 0: none.
-#: `weight_type` is the place in `linear.WEIGHT_KERNELS`.
+#: `weight_type` is the place in `weight_kernels.WEIGHT_KERNELS`.
 LINEAR = np.dtype(
     _int64(
         "weights", "kernel", "weight_type", "packing", "tile_bytes", "n_tiles", "n_blocks", "bias"

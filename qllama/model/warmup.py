@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 import numba
 import numpy as np
 
-from qllama.kernels.linear import WEIGHT_KERNELS, linear
+from qllama.kernels.linear import linear
+from qllama.kernels.weight_kernels import WEIGHT_KERNELS
 from qllama.model.decoder import decoder_step
 from qllama.model.records import BATCH, LAYER, LINEAR, MODEL
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from qllama.errors import BadTensorError
 from qllama.format import QlmFile
-from qllama.kernels.linear import WEIGHT_KERNELS, linear
+from qllama.kernels.linear import linear
+from qllama.kernels.weight_kernels import WEIGHT_KERNELS
 from qllama.model.records import LAYER, LINEAR, MATRICES
 from qllama.quant.types import BLOCK, TILE_ROWS
 from qllama.tensors import EMBEDDING, FINAL_NORM, HEAD, ROPE_DIVISORS, expected_shapes

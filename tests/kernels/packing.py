@@ -15,7 +15,8 @@ from llvmlite import binding as llvm
 from qllama.kernels import reference
 from qllama.kernels.activation import token_groups
 from qllama.kernels.isa import ISAS
-from qllama.kernels.linear import WEIGHT_KERNELS, build_linear
+from qllama.kernels.linear import build_linear
+from qllama.kernels.weight_kernels import WEIGHT_KERNELS
 
 BLOCK = 32
 TILE_ROWS = 16

@@ -11,7 +11,7 @@ from packing import pack_q8 as expected_q8
 from qllama.kernels import reference
 from qllama.kernels.activation import group_of, pack_f32, pack_q8, q8_residual, token_groups
 from qllama.kernels.isa import ISAS, current_isa
-from qllama.kernels.linear import Q8_BYTES
+from qllama.kernels.weight_kernels import Q8_BYTES
 
 BATCHES = [*range(1, 14), 31]
 

@@ -22,7 +22,8 @@ from packing import (
 
 from qllama.kernels import reference
 from qllama.kernels.isa import current_isa
-from qllama.kernels.linear import WEIGHT_KERNELS, linear
+from qllama.kernels.linear import linear
+from qllama.kernels.weight_kernels import WEIGHT_KERNELS
 from qllama.quant import QUANT_TYPES, codec
 
 ISAS = runnable_isas()

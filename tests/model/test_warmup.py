@@ -7,7 +7,7 @@ import pytest
 from tiny_model import config, random_tensors, write_model
 
 from qllama.format import QlmFile
-from qllama.kernels.linear import WEIGHT_KERNELS
+from qllama.kernels.weight_kernels import WEIGHT_KERNELS
 from qllama.model.arena import Arena
 from qllama.model.decoder import decoder_step
 from qllama.model.engine import Engine
