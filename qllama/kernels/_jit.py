@@ -25,11 +25,21 @@ import numba.extending
 
 from qllama.paths import cache_dir
 
-__all__ = ["cfunc", "host_cpu_features", "intrinsic", "kernel_cache_dir", "njit", "numba_config"]
+__all__ = [
+    "cfunc",
+    "host_cpu_features",
+    "inlined",
+    "intrinsic",
+    "kernel_cache_dir",
+    "njit",
+    "numba_config",
+]
 
 # numba is typed in parts only; what the kernels use of it passes through here untyped.
 numba_config: Any = numba.core.config
 intrinsic: Any = numba.extending.intrinsic
+#: A function for both worlds: Python calls it as it is, kernels compile it in.
+inlined: Any = numba.extending.register_jitable
 host_cpu_features: Any = numba.core.codegen.get_host_cpu_features
 
 # Constants of `quant` are compiled into kernels.

@@ -12,6 +12,7 @@ import numpy.typing as npt
 __all__ = [
     "attention",
     "dequantize_activations",
+    "kv_rounded",
     "linear",
     "quantize_activations",
     "rms_norm",
@@ -79,6 +80,28 @@ def dequantize_activations(codes: npt.NDArray[np.int8], scales: F32) -> F32:
     float32, (n_tokens, k)
     """
     return codes.astype(np.float32) * np.repeat(scales, _BLOCK, axis=-1)
+
+
+def kv_rounded(x: F32, kv_type: str) -> F32:
+    """Keys or values as the cache holds them.
+
+    Parameters
+    ----------
+    x : float32, (..., n), n a multiple of 32 for `q8`
+    kv_type : str
+        `f16`: the nearest finite half; `q8`: scale * code in blocks of 32, with the
+        codes of `quantize_activations` and its scale rounded to a half.
+
+    Returns
+    -------
+    float32, (..., n)
+    """
+    largest = np.float32(65504)
+    if kv_type == "f16":
+        return np.clip(x, -largest, largest).astype(np.float16).astype(np.float32)
+    codes, scales = quantize_activations(x.reshape(-1, x.shape[-1]))
+    halves = np.minimum(scales, largest).astype(np.float16).astype(np.float32)
+    return dequantize_activations(codes, halves).reshape(x.shape)
 
 
 def linear(x: F32, weight: F32, bias: F32 | None = None) -> F32:

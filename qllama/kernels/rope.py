@@ -15,10 +15,15 @@ def rope(head, cos, sin, head_dim):
     `cos` and `sin` are addresses of float32, (head_dim / 2,).
     """
     half = head_dim // 2
-    for i in range(half):
-        c = v.load_scalar(cos + 4 * i)
-        s = v.load_scalar(sin + 4 * i)
-        first = v.load_scalar(head + 4 * i)
-        second = v.load_scalar(head + 4 * (i + half))
-        v.store_scalar(head + 4 * i, first * c - second * s)
-        v.store_scalar(head + 4 * (i + half), second * c + first * s)
+    other = head + 4 * half
+    whole = half // v.LANES * v.LANES
+    for i in range(0, 4 * whole, 4 * v.LANES):
+        c, s = v.load(cos + i), v.load(sin + i)
+        first, second = v.load(head + i), v.load(other + i)
+        v.store(head + i, first * c - second * s)
+        v.store(other + i, second * c + first * s)
+    for i in range(4 * whole, 4 * half, 4):
+        c, s = v.load_scalar(cos + i), v.load_scalar(sin + i)
+        first, second = v.load_scalar(head + i), v.load_scalar(other + i)
+        v.store_scalar(head + i, first * c - second * s)
+        v.store_scalar(other + i, second * c + first * s)

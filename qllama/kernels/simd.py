@@ -35,6 +35,7 @@ __all__ = [
     "load_splat",
     "load_splats",
     "pause",
+    "prefetch",
     "splat",
     "store",
     "vector",
@@ -108,6 +109,16 @@ def load_splats(b: Any, isa: Isa, pointer: Value, count: int, kind: Any, lanes: 
         for lane in range(4):
             splats.append(b.shuffle_vector(four, four, constant(I32, lanes, lane)))
     return splats
+
+
+def prefetch(b: Any, pointer: Value) -> None:
+    """Ask for the cache line at `pointer`, into the second-level cache.
+
+    An address that is not there does no harm.
+    """
+    name = "llvm.prefetch.p0"
+    function = declare(b, name, ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    b.call(function, [pointer, I32(0), I32(2), I32(1)])
 
 
 def fma(b: Any, isa: Isa, x: Value, y: Value, z: Value) -> Value:

@@ -32,7 +32,7 @@ from qllama.kernels._jit import intrinsic, njit
 from qllama.kernels.isa import current_isa
 from qllama.kernels.simd import I8, I32, I64, Value
 
-__all__ = ["TEAM_STATE_SIZE", "ThreadTeam", "barrier", "claim", "is_cancelled"]
+__all__ = ["TEAM_STATE_SIZE", "ThreadTeam", "arrive", "barrier", "claim", "is_cancelled"]
 
 # Each on a cache line (two, against the adjacent-line prefetcher) of its own. The
 # caller writes _CANCEL; _CANCELLED is what it was when the last barrier opened.
@@ -67,9 +67,14 @@ def claim(_context: Any, state: Any, count: Any) -> tuple[Any, Callable[..., Any
 
 
 @intrinsic
-def _arrive(_context: Any, state: Any) -> tuple[Any, Callable[..., Any]]:
+def arrive(_context: Any, counter: Any) -> tuple[Any, Callable[..., Any]]:
+    """Add 1 to the int64 at address `counter`; returns how many had come before.
+
+    The last one to come sees all that the others wrote before they came.
+    """
+
     def codegen(_ctx: Any, b: Any, _signature: Any, values: Any) -> Value:
-        return b.atomic_rmw("add", _counter(b, values[0], _ARRIVED), I64(1), "acq_rel")
+        return b.atomic_rmw("add", _counter(b, values[0], 0), I64(1), "acq_rel")
 
     return types.int64(types.int64), codegen
 
@@ -136,7 +141,7 @@ def _yield(_context: Any) -> tuple[Any, Callable[..., Any]]:
 def barrier(state, n_threads):
     """Wait until all `n_threads` threads are here; work numbers start at 0 again."""
     generation = _generation(state)
-    if _arrive(state) == n_threads - 1:
+    if arrive(state + _ARRIVED) == n_threads - 1:
         _open(state, generation + 1)
         return
     spins = 0

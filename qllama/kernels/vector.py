@@ -28,6 +28,7 @@ __all__ = [
     "absolute",
     "exp",
     "f32x16",
+    "finite_halves",
     "fma",
     "keep_lanes",
     "load",
@@ -43,6 +44,7 @@ __all__ = [
     "splat",
     "store",
     "store_f16",
+    "store_int",
     "store_scalar",
 ]
 
@@ -146,25 +148,31 @@ def _exp(b: Any, x: Value) -> Value:
     # 2**n * exp(r), n = rint(x / ln 2), r in +-ln2/2 by a two-part ln 2; the
     # degree 6 polynomial is Cephes' expf (Moshier 1989), error below 2 ulp.
     number = lambda value: simd.constant(F32, LANES, value)  # noqa: E731
+    # n is rounded by adding 1.5 * 2**23, which leaves it in the low bits of the sum.
     isa = current_isa()
-    x = _binary("minimum")(b, _binary("maximum")(b, x, number(-87.0)), number(88.0))
-    n = _unary("rint")(b, b.fmul(x, number(1.44269504088896341)))
+    too_small = b.fcmp_ordered("<", x, number(-87.0))
+    x = b.select(b.fcmp_ordered(">", x, number(88.0)), number(88.0), x)
+    magic = number(12582912.0)
+    shifted = simd.fma(b, isa, x, number(1.44269504088896341), magic)
+    n = b.fsub(shifted, magic)
     r = simd.fma(b, isa, n, number(-0.693359375), x)
     r = simd.fma(b, isa, n, number(2.12194440e-4), r)
     p = number(1.9875691500e-4)
     for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5):
         p = simd.fma(b, isa, p, r, number(c))
     p = b.fadd(simd.fma(b, isa, p, b.fmul(r, r), r), number(1.0))
-    to_int = simd.declare(b, "llvm.fptosi.sat.v16i32.v16f32", _VI, [_VF])
-    exponent = b.shl(b.call(to_int, [n]), simd.constant(I32, LANES, 23))
-    return b.bitcast(b.add(b.bitcast(p, _VI), exponent), _VF)
+    exponent = b.shl(b.bitcast(shifted, _VI), simd.constant(I32, LANES, 23))
+    power = b.bitcast(b.add(b.bitcast(p, _VI), exponent), _VF)
+    return b.select(too_small, number(0.0), power)
 
 
-def _store_f16(b: Any, address: Value, x: Value) -> None:
+def finite_halves(b: Any, x: Value) -> Value:
+    """Emit the bits of the nearest finite half of `x`, one float or 16, to builder `b`."""
     # An infinity among the values would make 0 * inf of positions that are not seen.
-    for compare, limit in ((">", F32(65504.0)), ("<", F32(-65504.0))):
+    for compare, number in ((">", 65504.0), ("<", -65504.0)):
+        limit = simd.constant(F32, LANES, number) if x.type == _VF else F32(number)
         x = b.select(b.fcmp_ordered(compare, x, limit), limit, x)
-    simd.store(b, simd.f32_to_f16(b, current_isa(), x), _pointer(b, address), 2)
+    return simd.f32_to_f16(b, current_isa(), x)
 
 
 _F, _A = types.float32, types.int64
@@ -204,8 +212,19 @@ store = _operation(
 store_scalar = _operation(
     "store_scalar", types.void, [_A, _F], lambda b, p, x: simd.store(b, x, _pointer(b, p))
 )
+store_int = _operation(
+    "store_int",
+    types.void,
+    [_A, _A],
+    lambda b, p, x: simd.store(b, b.trunc(x, I32), _pointer(b, p)),
+)
 #: store_f16(address, x): x rounded to half precision, and to its largest if beyond it.
-store_f16 = _operation("store_f16", types.void, [_A, _F], _store_f16)
+store_f16 = _operation(
+    "store_f16",
+    types.void,
+    [_A, _F],
+    lambda b, p, x: simd.store(b, finite_halves(b, x), _pointer(b, p), 2),
+)
 fma = _operation(
     "fma", f32x16, [f32x16] * 3, lambda b, x, y, z: simd.fma(b, current_isa(), x, y, z)
 )
@@ -217,5 +236,5 @@ reduce_add = _operation(
 reduce_max = _operation("reduce_max", _F, [f32x16], lambda b, x: _halves(b, x, _wider))
 #: keep_lanes(x, first, end, other): lanes first <= i < end of x, the rest from other.
 keep_lanes = _operation("keep_lanes", f32x16, [f32x16, _A, _A, f32x16], _keep_lanes)
-#: e**x, clamped to x in [-87, 88]; relative error below 3e-7.
+#: e**x; 0 below x = -87, from x = 88 on what it is there; relative error below 3e-7.
 exp = _operation("exp", f32x16, [f32x16], _exp)

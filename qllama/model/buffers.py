@@ -7,15 +7,16 @@ import math
 import numpy as np
 
 from qllama.config import ModelConfig
-from qllama.kernels.attention import CHUNK
+from qllama.kernels.attention import partial_bytes
+from qllama.kernels.kv_layout import Q8
 from qllama.kernels.linear import linear
 from qllama.kernels.team import ThreadTeam
 from qllama.kernels.weight_kernels import Q8_BYTES
 from qllama.model.arena import Arena
-from qllama.model.batch import MAX_SPLIT_TOKENS
+from qllama.model.attention_plan import AttentionPlan
 from qllama.model.kv_cache import KvCache
 from qllama.model.records import MODEL
-from qllama.model.self_attention import QUERIES_PER_GROUP
+from qllama.model.self_attention import attention_scratch_bytes
 from qllama.model.weights import Weights
 from qllama.quant.types import BLOCK, TILE_ROWS
 
@@ -44,24 +45,21 @@ class Buffers:
         weights: Weights,
         cache: KvCache,
         team: ThreadTeam,
+        plan: AttentionPlan,
         n_batch: int,
     ) -> None:
-        repeats = config.num_attention_heads // config.num_key_value_heads
         hidden = _padded(config.hidden_size, BLOCK)
         attention = _padded(config.q_dim, BLOCK)
         mlp = _padded(config.intermediate_size, BLOCK)
         q_columns, kv_columns = (_padded(n, TILE_ROWS) for n in (config.q_dim, config.kv_dim))
         qkv = q_columns + 2 * kv_columns
         widest = max(hidden, attention)
-        partial = _FLOAT * (cache.head_size + TILE_ROWS)
-        lanes = max(QUERIES_PER_GROUP, repeats)
         scratch = max(
-            _FLOAT * max(hidden, cache.head_size),
+            _FLOAT * hidden,
             2 * _FLOAT * BLOCK * n_batch,
-            lanes * (_FLOAT * (cache.head_size + 2 * CHUNK) + 2 * partial),
+            attention_scratch_bytes(plan.max_queries, cache.head_size),
         )
         scratch = _padded(scratch, 128)
-        n_partials = MAX_SPLIT_TOKENS * config.num_attention_heads * (cache.capacity // CHUNK)
         needs_q8, needs_f32 = "q8" in weights.packings, "f32" in weights.packings
 
         self._arena = Arena()
@@ -69,7 +67,8 @@ class Buffers:
             "residual": _FLOAT * hidden * n_batch,
             "qkv": _FLOAT * qkv * n_batch,
             "attended": _FLOAT * attention * n_batch,
-            "partials": partial * n_partials,
+            "partials": partial_bytes(cache.head_size) * plan.max_partials,
+            "arrivals": 8 * plan.max_arrivals,
             # Twice the tokens: the output head reads each in two parts.
             "packed_q8": needs_q8 * 2 * Q8_BYTES * widest // BLOCK * n_batch,
             "hidden_q8": needs_q8 * Q8_BYTES * mlp // BLOCK * n_batch,
@@ -96,14 +95,14 @@ class Buffers:
             "v_column": q_columns + kv_columns,
             "qkv_columns": qkv,
             "attention_padded": attention,
+            "kv_type": cache.kv_type,
             "keys": cache.keys,
             "values": cache.values,
-            "capacity": cache.capacity,
             "head_size": cache.head_size,
             "head_bytes": cache.head_bytes,
             "slot_bytes": cache.slot_bytes,
             "layer_bytes": cache.layer_bytes,
-            "attention_kernel": linear("f16").address,
+            "key_kernel": linear("q8_0").address if cache.kv_type == Q8 else 0,
             "scratch_bytes": scratch,
             "team": team.state,
             "n_threads": team.n_threads,

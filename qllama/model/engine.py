@@ -16,6 +16,7 @@ from qllama.errors import ContextLengthError
 from qllama.format import QlmFile
 from qllama.kernels.cores import default_n_threads
 from qllama.kernels.team import ThreadTeam
+from qllama.model.attention_plan import AttentionPlan
 from qllama.model.batch import Batch
 from qllama.model.buffers import Buffers
 from qllama.model.decoder import decoder_step
@@ -46,6 +47,8 @@ class Engine:
     n_batch : int
         Tokens evaluated together, at most as many as all slots hold; results do not
         depend on it.
+    kv_type : str
+        What keys and values are held in: `f16`, or `q8`, which takes half the memory.
     on_compile : callable, optional
         Called as (kernel name, done, total) while kernels are compiled or loaded.
 
@@ -60,7 +63,7 @@ class Engine:
     KernelError
         The system does not start so many threads.
     ValueError
-        A count is below 1, or `n_threads` above 1024.
+        A count is below 1, `n_threads` above 1024, or `kv_type` unknown.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Engine:
         n_threads: int | None = None,
         n_slots: int = 1,
         n_batch: int = 256,
+        kv_type: str = "f16",
         on_compile: OnCompile | None = None,
     ) -> None:
         self.config = file.config
@@ -88,14 +92,22 @@ class Engine:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if self.n_threads > _MAX_THREADS:
             raise ValueError(f"n_threads: expected at most {_MAX_THREADS}, found {self.n_threads}")
-        warmup(
-            {tensor.type for tensor in file.tensors.values() if len(tensor.shape) == 2}, on_compile
-        )
+        self._cache = KvCache(self.config, self.n_ctx, n_slots, kv_type)
+        types = {tensor.type for tensor in file.tensors.values() if len(tensor.shape) == 2}
+        warmup(types | ({"q8_0"} if kv_type == "q8" else set()), on_compile)
         self._weights = Weights(file)
-        self._cache = KvCache(self.config, self.n_ctx, n_slots)
         self._rotary = RotaryTable(self.config, self._weights.rope_divisors)
         self._team = ThreadTeam(self.n_threads)
-        self._buffers = Buffers(self.config, self._weights, self._cache, self._team, self.n_batch)
+        self._plan = AttentionPlan(
+            n_kv_heads=self.config.num_key_value_heads,
+            repeats=self.config.num_attention_heads // self.config.num_key_value_heads,
+            sliding_window=self.config.sliding_window,
+            capacity=self._cache.capacity,
+            n_threads=self.n_threads,
+        )
+        self._buffers = Buffers(
+            self.config, self._weights, self._cache, self._team, self._plan, self.n_batch
+        )
 
     def evaluate(
         self,
@@ -194,7 +206,7 @@ class Engine:
         self._check_range("output", np.asarray(outputs, np.int64), n_tokens)
         self._check_context(int(positions.max()))
         self._check_range("position", positions, self.n_ctx)
-        batch = Batch(self.config, self._rotary, tokens, positions, slots, outputs)
+        batch = Batch(self.config, self._rotary, self._plan, tokens, positions, slots, outputs)
         buffers, weights = self._buffers, self._weights
         self._team.run(decoder_step, buffers.model, weights.layers, weights.linears, batch.record)
         return batch.logits

@@ -1,4 +1,4 @@
-"""Keys and values of every sequence in flight, in half precision.
+"""Keys and values of every sequence in flight.
 
 Memory is committed by the operating system as positions are written.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 from qllama.config import ModelConfig
 from qllama.errors import ContextLengthError
-from qllama.kernels.attention import CHUNK
+from qllama.kernels.kv_layout import CHUNK, KV_TYPES, chunk_bytes
 from qllama.quant.types import BLOCK
 
 __all__ = ["KvCache"]
@@ -18,11 +18,20 @@ __all__ = ["KvCache"]
 class KvCache:
     """Room for `n_slots` sequences of up to `n_ctx` positions.
 
-    The layout of one head is that of `kernels.attention`; heads follow each other,
+    The layout of one head is that of `kernels.kv_layout`; heads follow each other,
     then slots, then layers.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    n_ctx, n_slots : int
+    kv_type : str
+        One of `KV_TYPES`.
 
     Attributes
     ----------
+    kv_type : int
+        Place in `KV_TYPES`.
     keys, values : int
         Addresses of the first head.
     capacity : int
@@ -36,12 +45,17 @@ class KvCache:
     ------
     ContextLengthError
         When the memory cannot be reserved.
+    ValueError
+        When there is no such type.
     """
 
-    def __init__(self, config: ModelConfig, n_ctx: int, n_slots: int) -> None:
+    def __init__(self, config: ModelConfig, n_ctx: int, n_slots: int, kv_type: str = "f16") -> None:
+        if kv_type not in KV_TYPES:
+            raise ValueError(f"kv_type: expected one of {', '.join(KV_TYPES)}, found {kv_type!r}")
+        self.kv_type = KV_TYPES.index(kv_type)
         self.capacity = -(-n_ctx // CHUNK) * CHUNK
         self.head_size = -(-config.head_dim // BLOCK) * BLOCK
-        self.head_bytes = self.capacity * self.head_size * 2
+        self.head_bytes = self.capacity // CHUNK * chunk_bytes(self.kv_type, self.head_size)
         self.slot_bytes = self.head_bytes * config.num_key_value_heads
         self.layer_bytes = self.slot_bytes * n_slots
         n_bytes = self.layer_bytes * config.num_hidden_layers

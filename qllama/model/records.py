@@ -58,13 +58,13 @@ MODEL = np.dtype(
         *_int64("n_heads", "n_kv_heads", "head_dim", "sliding_window", "final_norm"),
         # Float32 columns of the q, k, v buffer where k and v start, and of one row.
         *_int64("k_column", "v_column", "qkv_columns", "attention_padded"),
-        # Key/value cache: `KvCache`'s attributes, and the kernel of its products.
-        *_int64("keys", "values", "capacity", "head_size"),
-        *_int64("head_bytes", "slot_bytes", "layer_bytes", "attention_kernel"),
+        # Key/value cache: `KvCache`'s attributes, and the kernel that reads keys of q8.
+        *_int64("kv_type", "keys", "values", "head_size"),
+        *_int64("head_bytes", "slot_bytes", "layer_bytes", "key_kernel"),
         # Buffers: residual stream, packed activations of both kinds, q/k/v, attention
-        # output, partials of split attention, and `scratch_bytes` for each thread.
+        # output, partials and arrivals of split attention, `scratch_bytes` for each thread.
         *_int64("residual", "packed_q8", "packed_f32", "qkv", "attended", "partials"),
-        *_int64("hidden_q8", "hidden_f32", "scratch", "scratch_bytes"),
+        *_int64("arrivals", "hidden_q8", "hidden_f32", "scratch", "scratch_bytes"),
         *_int64("team", "n_threads"),
         ("eps", np.float32),
         ("attention_scale", np.float32),
@@ -72,12 +72,10 @@ MODEL = np.dtype(
     align=True,
 )
 
-#: What one step computes. Token arrays hold int32; `groups` int32 pairs (first token,
-#: count) of tokens of one slot whose queries are handled together; `outputs` the
-#: tokens whose logits are wanted.
+#: What one step computes. Token arrays hold int32; `attention_tasks` the int32 records
+#: of `attention_plan`; `outputs` the tokens whose logits are wanted.
 BATCH = np.dtype(
     _int64("n_tokens", "tokens", "positions", "slots", "cos", "sin")
-    + _int64("n_groups", "groups", "n_outputs", "outputs", "logits", "logits_columns")
-    # Chunks per token when attention is split over threads by chunk, else 0.
-    + _int64("n_split_chunks")
+    + _int64("n_tasks", "attention_tasks")
+    + _int64("n_outputs", "outputs", "logits", "logits_columns")
 )

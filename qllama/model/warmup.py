@@ -24,11 +24,11 @@ def warmup(weight_types: Iterable[str] | None = None, on_compile: OnCompile | No
     Parameters
     ----------
     weight_types : iterable of str, optional
-        Types of the matrices; default all there are. Attention always takes `f16`.
+        Types of the matrices; default all there are. A `q8` cache takes `q8_0`, too.
     on_compile : callable, optional
     """
     all_types = [kernel.name for kernel in WEIGHT_KERNELS]
-    wanted = set(all_types if weight_types is None else weight_types) | {"f16"}
+    wanted = set(all_types if weight_types is None else weight_types)
     jobs: list[tuple[str, Callable[[], object]]] = [
         (f"{name} matrix product", lambda name=name: linear(name))  # type: ignore[misc]
         for name in all_types

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from tiny_model import config, random_tensors, write_model
 
 from qllama.format import QlmFile
-from qllama.kernels.attention import CHUNK
+from qllama.kernels.kv_layout import CHUNK
 from qllama.model.engine import Engine
 
 N_CTX = 2 * CHUNK + 40
