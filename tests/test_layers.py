@@ -16,7 +16,7 @@ MAX_LINES = 400
 
 # Lowest first. Layers of one row do not import each other.
 LAYERS = (
-    ("errors", "notice", "paths", "progress"),
+    ("errors", "paths", "progress", "memory"),
     ("config", "checksum"),
     ("tensors",),
     ("quant",),

@@ -63,15 +63,14 @@ class Isa:
 _AVX2 = frozenset({"avx2", "fma", "f16c"})
 _AVX512VNNI = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
 
-#: Best first. A tile's accumulators must fit the registers: 12 tokens need 12 integer and
-#: 12 float accumulators of AVX-512's 32. With the 16 of AVX2 6 tokens measured best, 12 for
-#: the floats of both parities; docs/kernels.md has the figures.
+#: Best first. Accumulators must fit the registers: 12 tokens need 12 integer and 12
+#: float accumulators of AVX-512's 32; AVX2's 16 hold 4 tokens of 8 rows.
 ISAS = {
     isa.name: isa
     for isa in (
         Isa("avx512vnni", lanes=16, registers=1, widths=(12, 4, 3, 2, 1), needs=_AVX512VNNI),
-        Isa("avxvnni", lanes=8, registers=1, widths=(6, 4, 2, 1), needs=_AVX2 | {"avxvnni"}),
-        Isa("avx2", lanes=8, registers=1, widths=(6, 4, 2, 1), needs=_AVX2, signed=True),
+        Isa("avxvnni", lanes=8, registers=1, widths=(4, 2, 1), needs=_AVX2 | {"avxvnni"}),
+        Isa("avx2", lanes=8, registers=1, widths=(4, 2, 1), needs=_AVX2, signed=True),
         Isa(
             "neon",
             lanes=4,
@@ -80,7 +79,7 @@ ISAS = {
             needs=frozenset({"neon", "dotprod"}),
             signed=True,
         ),
-        Isa("portable", lanes=4, registers=2, widths=(4, 2, 1), needs=frozenset()),
+        Isa("portable", lanes=4, registers=1, widths=(4, 2, 1), needs=frozenset()),
     )
 }
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from qllama.errors import OutOfMemoryError
+from qllama.memory import zeroed_pages
 
 __all__ = ["Arena"]
 
@@ -35,12 +34,11 @@ class Arena:
             When this machine does not grant so much.
         """
         try:
-            self._memory = np.zeros(self._size + _ALIGNMENT, np.uint8)
+            self._memory = zeroed_pages(self._size)
         except MemoryError:
             raise OutOfMemoryError(
                 f"the buffers of a step take {self._size / 2**20:.0f} MiB, more than this "
                 "machine grants; choose a smaller n_batch or n_ctx"
             ) from None
         base = self._memory.ctypes.data
-        base += -base % _ALIGNMENT
         return {name: base + offset for name, offset in self._offsets.items()}

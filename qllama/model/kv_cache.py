@@ -5,11 +5,10 @@ Memory is committed by the operating system as positions are written.
 
 from __future__ import annotations
 
-import numpy as np
-
 from qllama.config import ModelConfig
 from qllama.errors import ContextLengthError
 from qllama.kernels.kv_layout import CHUNK, KV_TYPES, chunk_bytes
+from qllama.memory import zeroed_pages
 from qllama.quant.types import BLOCK
 
 __all__ = ["KvCache"]
@@ -60,13 +59,10 @@ class KvCache:
         self.layer_bytes = self.slot_bytes * n_slots
         n_bytes = self.layer_bytes * config.num_hidden_layers
         try:
-            # calloc: the pages of a large block are zero and not there until touched.
-            self._keys, self._values = (np.zeros(n_bytes + 64, np.uint8) for _ in range(2))
+            self._keys, self._values = (zeroed_pages(n_bytes) for _ in range(2))
         except MemoryError:
             raise ContextLengthError(
                 f"context of {n_ctx} tokens: its key/value cache takes {2 * n_bytes / 2**20:.0f} "
                 "MiB, more than this machine grants; choose a smaller n_ctx"
             ) from None
-        self.keys, self.values = (
-            a.ctypes.data + -a.ctypes.data % 64 for a in (self._keys, self._values)
-        )
+        self.keys, self.values = self._keys.ctypes.data, self._values.ctypes.data
