@@ -26,6 +26,7 @@ LAYERS = (
     ("generation",),
     ("api",),
     ("hub",),
+    ("bench",),
     ("cli",),
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
