@@ -21,7 +21,17 @@ from qllama.errors import QllamaError
 __all__ = ["cli", "main"]
 
 # In the order that `qllama --help` lists them; each lives in the module of its name.
-COMMANDS = ("pull", "convert", "chat", "generate", "inspect", "verify", "tokenize", "warmup")
+COMMANDS = (
+    "pull",
+    "convert",
+    "chat",
+    "generate",
+    "inspect",
+    "verify",
+    "tokenize",
+    "bench",
+    "warmup",
+)
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2

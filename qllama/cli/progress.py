@@ -17,7 +17,7 @@ import click
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["ProgressReport", "notice"]
+__all__ = ["ProgressReport", "draws_bars", "notice"]
 
 
 def notice(text: str) -> None:
@@ -25,7 +25,8 @@ def notice(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _draws_bars() -> bool:
+def draws_bars() -> bool:
+    """Whether stderr is a terminal that can move its cursor."""
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -96,7 +97,7 @@ class ProgressReport:
         if self._closed:  # the timer was up as the block ended: nobody would stop the bars
             return
         done, total = self._stages[stage]
-        if not _draws_bars():
+        if not draws_bars():
             if stage not in self._told:
                 self._told.add(stage)
                 notice(f"qllama: {stage}")

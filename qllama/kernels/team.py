@@ -42,7 +42,7 @@ _ARRIVED, _GENERATION, _NEXT, _CANCEL, _CANCELLED = range(0, 5 * _LINE, _LINE)
 TEAM_STATE_SIZE = 5 * _LINE
 # A microsecond or two. Where other programs compete for the cores, a thread that spins
 # longer burns the time slice it will need: beside one busy process on 2 cores
-# benchmarks/speed.py decoded 41 tokens/s with 4096 spins and 117 with 32.
+# `qllama bench` decoded 41 tokens/s with 4096 spins and 117 with 32.
 _SPINS_BEFORE_YIELD = 32
 
 
