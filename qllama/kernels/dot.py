@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from llvmlite import ir
+
 from qllama.kernels import simd
 from qllama.kernels.isa import Isa
 from qllama.kernels.simd import I8, I16, I32, Value
@@ -88,6 +90,16 @@ class _Avx2:
         instruction = simd.declare(self._b, f"llvm.x86.avx2.{name}", result, [x.type, y.type])
         return self._b.call(instruction, [x, y])
 
+    def _pin(self, value: Value) -> Value:
+        """The same value, where LLVM may not move the addition that made it.
+
+        It would add up one token after the other, and the weights that it unpacked for
+        the first, a whole block of them, would wait in memory for the second.
+        """
+        function = ir.FunctionType(value.type, [value.type])
+        nothing = ir.InlineAsm(function, "", "=x,0", side_effect=True)
+        return self._b.call(nothing, [value])
+
     def _widen(self, pairs: Value) -> Value:
         ones = simd.constant(I16, 2 * self._lanes, 1)
         return self._call("pmadd.wd", simd.vector(I32, self._lanes), pairs, ones)
@@ -102,7 +114,8 @@ class _Avx2Nibbles(_Avx2):
 
     def add(self, weights: Value, codes: Value) -> None:
         weights, codes = (self._b.bitcast(v, self._bytes) for v in (weights, codes))
-        self._sum = self._b.add(self._sum, self._call("pmadd.ub.sw", self._pairs, weights, codes))
+        pairs = self._call("pmadd.ub.sw", self._pairs, weights, codes)
+        self._sum = self._pin(self._b.add(self._sum, pairs))
 
     @property
     def total(self) -> Value:
@@ -122,7 +135,7 @@ class _Avx2Bytes(_Avx2):
         magnitudes = self._call("psign.b", self._bytes, weights, weights)
         codes = self._call("psign.b", self._bytes, codes, weights)
         pairs = self._call("pmadd.ub.sw", self._pairs, magnitudes, codes)
-        self.total = self._b.add(self.total, self._widen(pairs))
+        self.total = self._pin(self._b.add(self.total, self._widen(pairs)))
 
 
 class _Neon:
@@ -140,23 +153,58 @@ class _Neon:
         self.total = self._b.call(self._instruction, [self.total, *operands])
 
 
-class _Portable:
-    """Byte by byte; unsigned times signed."""
+class _PortableNibbles:
+    """Products and their sums in 16-bit lanes, even and odd bytes alike; widened once.
+
+    As with AVX2, a whole block of weights below 16 fits. Unsigned times signed.
+    """
 
     def __init__(self, b: Any, start: Value) -> None:
         self._b = b
-        self.total = start
-        self._lanes = start.type.count
-
-    def add(self, weights: Value, codes: Value) -> None:
-        b = self._b
-        for byte in range(4):
-            unsigned = b.and_(b.lshr(weights, self._constant(8 * byte)), self._constant(0xFF))
-            signed = b.ashr(b.shl(codes, self._constant(24 - 8 * byte)), self._constant(24))
-            self.total = b.add(self.total, b.mul(unsigned, signed))
+        self._start = start
+        self._n = 2 * start.type.count
+        self._sum = self._constant(0)
 
     def _constant(self, value: int) -> Value:
-        return simd.constant(I32, self._lanes, value)
+        return simd.constant(I16, self._n, value)
+
+    def _halves(self, value: Value) -> Value:
+        return self._b.bitcast(value, simd.vector(I16, self._n))
+
+    def add(self, weights: Value, codes: Value) -> None:
+        b, eight = self._b, self._constant(8)
+        weights, codes = self._halves(weights), self._halves(codes)
+        even = b.mul(b.and_(weights, self._constant(0xFF)), b.ashr(b.shl(codes, eight), eight))
+        odd = b.mul(b.lshr(weights, eight), b.ashr(codes, eight))
+        self._sum = b.add(b.add(self._sum, even), odd)
+
+    @property
+    def total(self) -> Value:
+        b, sixteen = self._b, simd.constant(I32, self._n // 2, 16)
+        pairs = b.bitcast(self._sum, self._start.type)
+        low, high = b.ashr(b.shl(pairs, sixteen), sixteen), b.ashr(pairs, sixteen)
+        return b.add(self._start, b.add(low, high))
+
+
+class _PortableBytes:
+    """16 * (upper half of a weight) + lower half, both of them nibbles."""
+
+    def __init__(self, b: Any, start: Value) -> None:
+        self._b = b
+        self._start = start
+        zero = ir.Constant(start.type, None)
+        self._high, self._low = _PortableNibbles(b, zero), _PortableNibbles(b, zero)
+
+    def add(self, weights: Value, codes: Value) -> None:
+        b, lanes = self._b, self._start.type.count
+        nibbles, four = simd.constant(I32, lanes, 0x0F0F0F0F), simd.constant(I32, lanes, 4)
+        self._low.add(b.and_(weights, nibbles), codes)
+        self._high.add(b.and_(b.lshr(weights, four), nibbles), codes)
+
+    @property
+    def total(self) -> Value:
+        b, four = self._b, simd.constant(I32, self._start.type.count, 4)
+        return b.add(self._start, b.add(self._low.total, b.shl(self._high.total, four)))
 
 
 _BYTE_DOTS: dict[tuple[str, int], Callable[[Any, Value], ByteDot]] = {
@@ -168,6 +216,6 @@ _BYTE_DOTS: dict[tuple[str, int], Callable[[Any, Value], ByteDot]] = {
     ("avx2", 8): _Avx2Bytes,
     ("neon", 4): _Neon,
     ("neon", 8): _Neon,
-    ("portable", 4): _Portable,
-    ("portable", 8): _Portable,
+    ("portable", 4): _PortableNibbles,
+    ("portable", 8): _PortableBytes,
 }

@@ -12,6 +12,7 @@ from functools import cache
 
 from qllama.errors import KernelError
 from qllama.kernels._jit import host_cpu_features, numba_config
+from qllama.quant.types import TILE_ROWS
 
 __all__ = ["ISAS", "Isa", "current_isa"]
 
@@ -26,8 +27,8 @@ class Isa:
         What the environment variable `QLLAMA_ISA` takes; see `ISAS`.
     lanes : int
         32-bit lanes of a register: 16 rows are handled as 16 / lanes registers.
-    registers : int
-        Registers of rows in a register tile of several tokens.
+    sums : int
+        How many vectors of running sums a register tile may have, if it has the choice.
     widths : tuple of int
         Tokens in a register tile, widest first; the last is 1. A batch is cut into
         groups of these widths, and packed activations are laid out by group.
@@ -39,10 +40,14 @@ class Isa:
 
     name: str
     lanes: int
-    registers: int
+    sums: int
     widths: tuple[int, ...]
     needs: frozenset[str]
     signed: bool = False
+
+    def row_registers(self, width: int) -> int:
+        """How many of a tile's registers of rows `width` tokens take at once."""
+        return min(TILE_ROWS // self.lanes, max(1, self.sums // width))
 
     @property
     def has_fma(self) -> bool:
@@ -63,23 +68,23 @@ class Isa:
 _AVX2 = frozenset({"avx2", "fma", "f16c"})
 _AVX512VNNI = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
 
-#: Best first. Accumulators must fit the registers: 12 tokens need 12 integer and 12
-#: float accumulators of AVX-512's 32; AVX2's 16 hold 4 tokens of 8 rows.
+#: Best first. The sums of a tile and the float totals they are added to must fit the
+#: registers: 12 and 12 of AVX-512's 32, 6 and 6 of AVX2's 16 beside weights and constants.
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512vnni", lanes=16, registers=1, widths=(12, 4, 3, 2, 1), needs=_AVX512VNNI),
-        Isa("avxvnni", lanes=8, registers=1, widths=(4, 2, 1), needs=_AVX2 | {"avxvnni"}),
-        Isa("avx2", lanes=8, registers=1, widths=(4, 2, 1), needs=_AVX2, signed=True),
+        Isa("avx512vnni", lanes=16, sums=12, widths=(12, 4, 3, 2, 1), needs=_AVX512VNNI),
+        Isa("avxvnni", lanes=8, sums=6, widths=(6, 4, 2, 1), needs=_AVX2 | {"avxvnni"}),
+        Isa("avx2", lanes=8, sums=6, widths=(6, 4, 2, 1), needs=_AVX2, signed=True),
         Isa(
             "neon",
             lanes=4,
-            registers=2,
-            widths=(4, 2, 1),
+            sums=8,
+            widths=(8, 4, 2, 1),
             needs=frozenset({"neon", "dotprod"}),
             signed=True,
         ),
-        Isa("portable", lanes=4, registers=1, widths=(4, 2, 1), needs=frozenset()),
+        Isa("portable", lanes=4, sums=8, widths=(4, 2, 1), needs=frozenset()),
     )
 }
 

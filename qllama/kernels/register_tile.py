@@ -51,10 +51,10 @@ class RegisterTile:
     def passes(self) -> list[list[int]]:
         """First rows of the registers handled together, one list a pass.
 
-        A lone token takes all rows at once, so the weights stream by only once.
+        The fewer tokens, the more rows: a lone token streams the weights by only once.
         """
         starts = list(range(0, TILE_ROWS, self.isa.lanes))
-        n = len(starts) if self.width == 1 else self.isa.registers
+        n = self.isa.row_registers(self.width)
         return [starts[i : i + n] for i in range(0, len(starts), n)]
 
     def accumulators(self, kind: Any, rows: list[int]) -> Slots:

@@ -100,14 +100,17 @@ def load_splat(b: Any, pointer: Value, kind: Any, lanes: int) -> Value:
 
 def load_splats(b: Any, isa: Isa, pointer: Value, count: int, kind: Any, lanes: int) -> list[Value]:
     """Load `count` 4-byte scalars in a row, each into every lane of a vector of its own."""
-    if not isa.has_lane_operands or count % 4:
-        return [load_splat(b, at(b, pointer, 4 * i), kind, lanes) for i in range(count)]
-    # The instructions that use these take one lane of a register: four cost one load.
-    splats = []
-    for i in range(0, count, 4):
-        four = load(b, at(b, pointer, 4 * i), vector(kind, 4))
-        for lane in range(4):
-            splats.append(b.shuffle_vector(four, four, constant(I32, lanes, lane)))
+    splats: list[Value] = []
+    while len(splats) < count:
+        source = at(b, pointer, 4 * len(splats))
+        left = count - len(splats)
+        if not isa.has_lane_operands or left == 1:
+            splats.append(load_splat(b, source, kind, lanes))
+            continue
+        # Instructions take one lane of a register, so several scalars cost one load.
+        several = load(b, source, vector(kind, 4 if left >= 4 else 2))
+        for lane in range(several.type.count):
+            splats.append(b.shuffle_vector(several, several, constant(I32, lanes, lane)))
     return splats
 
 
