@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,8 +73,8 @@ class Limits:
 
     def sample(self) -> None:
         """Measure each limit once."""
-        self.read_gb_s.append(self._read(probes.read_probe, self._memory))
-        self.read_ahead_gb_s.append(self._read(probes.read_ahead_probe, self._memory))
+        self.read_gb_s.append(self._read(probes.read_probe(), self._memory))
+        self.read_ahead_gb_s.append(self._read(probes.read_ahead_probe(), self._memory))
         self.dot4_gop_s.append(self._dot4())
 
     @property
@@ -103,13 +103,13 @@ class Limits:
         float
             GB/s, the better of both.
         """
-        return max(self._read(p, data) for p in (probes.read_probe, probes.read_ahead_probe))
+        return max(self._read(p, data) for p in (probes.read_probe(), probes.read_ahead_probe()))
 
     def close(self) -> None:
         """Stop the threads; no more samples are taken after this."""
         self._team.close()
 
-    def _read(self, probe: Callable[..., None], data: npt.NDArray[np.uint8]) -> float:
+    def _read(self, probe: Any, data: npt.NDArray[np.uint8]) -> float:
         data, unit = _aligned(data), probes.READ_UNIT
         piece = max(unit, min(_PIECE_BYTES, data.size // self.n_threads // unit * unit))
         n_pieces = data.size // piece
@@ -122,16 +122,17 @@ class Limits:
         block_ops = 2 * 4 * current_isa().lanes * n_vectors
         address = self._operands.ctypes.data
         while True:
-            seconds = self._seconds(probes.dot4_probe, address, self._n_blocks, n_pieces)
+            seconds = self._seconds(probes.dot4_probe(), address, self._n_blocks, n_pieces)
             ops_per_second = block_ops * self._n_blocks / seconds
             if seconds > _DOT_SECONDS / 2:
                 return ops_per_second / 1e9
             wanted = int(_DOT_SECONDS * ops_per_second / block_ops)
             self._n_blocks = max(2 * self._n_blocks, wanted)
 
-    def _seconds(self, probe: Callable[..., None], *numbers: int) -> float:
+    def _seconds(self, probe: Any, *numbers: int) -> float:
+        record = np.array((self._team.state, *numbers, self._sums.ctypes.data), probes.PROBE)
         start = time.perf_counter()
-        self._team.run(probe, self._team.state, *numbers, self._sums)
+        self._team.run(probe.address, record.ctypes.data)
         return time.perf_counter() - start
 
 

@@ -22,10 +22,12 @@ import numba
 import numba.core.codegen
 import numba.core.config
 import numba.extending
+import numba.np.numpy_support
 
 from qllama.paths import cache_dir
 
 __all__ = [
+    "carray",
     "cfunc",
     "host_cpu_features",
     "inlined",
@@ -40,6 +42,7 @@ numba_config: Any = numba.core.config
 intrinsic: Any = numba.extending.intrinsic
 #: A function for both worlds: Python calls it as it is, kernels compile it in.
 inlined: Any = numba.extending.register_jitable
+carray: Any = numba.np.numpy_support.carray
 host_cpu_features: Any = numba.core.codegen.get_host_cpu_features
 
 # Constants of `quant` are compiled into kernels.

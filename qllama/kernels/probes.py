@@ -2,31 +2,35 @@
 
 They do nothing else, so that no kernel can be faster; `qllama.bench` times them.
 All threads of a team run one together and claim pieces of the work, as the forward
-pass does. Each returns a checksum of what it computed, which keeps the compiler
+pass does. Each leaves a checksum of what it computed, which keeps the compiler
 from leaving the work out and lets tests see that all of it was done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from qllama.kernels import simd
-from qllama.kernels._jit import intrinsic, njit
+from qllama.kernels import atomic, simd
+from qllama.kernels import vector as v
+from qllama.kernels._jit import carray, intrinsic
 from qllama.kernels.dot import MAX_STEPS, byte_dot
 from qllama.kernels.isa import current_isa
 from qllama.kernels.simd import I8, I32, I64, Value
-from qllama.kernels.team import barrier, claim
+from qllama.kernels.team import claim, team_function
 
 __all__ = [
     "DOT_BITS",
     "DOT_CODES",
     "DOT_RING",
     "DOT_ROWS",
+    "PROBE",
     "READ_UNIT",
     "compile_probes",
     "dot4_probe",
@@ -48,6 +52,11 @@ DOT_ROWS, DOT_CODES = 3, 4
 DOT_RING = 4
 #: Bits of its weights: the cheaper case where instruction sets have two.
 DOT_BITS = 4
+
+#: What a probe is given: the team's counters, the address of what it reads, a piece's
+#: size, how many there are, and the address of int64 sums, one a thread: of the int32
+#: words or products that it computed, each piece's modulo 2**32.
+PROBE = np.dtype([(name, np.int64) for name in ("team", "operands", "size", "n_pieces", "sums")])
 
 
 def _horizontal_sum(b: Any, slots: list[Value], lanes: int) -> Value:
@@ -127,77 +136,66 @@ def _multiply(_context: Any, operands: Any, n_blocks: Any) -> tuple[Any, Callabl
     return types.int64(types.int64, types.int64), codegen
 
 
-@njit
-def read_probe(team, address, piece_bytes, n_pieces, sums, thread):
-    """Read `n_pieces` pieces of memory from `address` on.
+@cache
+def read_probe() -> Any:
+    """Read pieces of `size` bytes, a multiple of `READ_UNIT`, of 64-byte aligned memory.
 
-    Parameters
-    ----------
-    team : int64
-        Address of the team's counters.
-    address : int64
-        Of 64-byte aligned memory.
-    piece_bytes : int64
-        A multiple of `READ_UNIT`.
-    n_pieces : int64
-    sums : int64, (n_threads,)
-        Sums of the int32 words that each thread read, each piece's modulo 2**32.
-    thread : int64
+    As all probes a function of a team, its argument a PROBE record's address.
     """
-    barrier(team, len(sums))
+    return team_function(_read_pieces)
+
+
+def _read_pieces(address, thread):
+    probe = carray(v.pointer(address), 1, PROBE)[0]
     total = 0
     while True:
-        piece = claim(team, 1)
-        if piece >= n_pieces:
+        piece = claim(probe.team, 1)
+        if piece >= probe.n_pieces:
             break
-        total += _read(address + piece * piece_bytes, piece_bytes)
-    sums[thread] = total
+        total += _read(probe.operands + piece * probe.size, probe.size)
+    atomic.store(probe.sums + 8 * thread, total)
 
 
-@njit
-def read_ahead_probe(team, address, piece_bytes, n_pieces, sums, thread):
+@cache
+def read_ahead_probe() -> Any:
     """Read with prefetch instructions; see `read_probe`."""
-    barrier(team, len(sums))
+    return team_function(_read_pieces_ahead)
+
+
+def _read_pieces_ahead(address, thread):
+    probe = carray(v.pointer(address), 1, PROBE)[0]
     total = 0
     while True:
-        piece = claim(team, 1)
-        if piece >= n_pieces:
+        piece = claim(probe.team, 1)
+        if piece >= probe.n_pieces:
             break
-        total += _read_ahead(address + piece * piece_bytes, piece_bytes)
-    sums[thread] = total
+        total += _read_ahead(probe.operands + piece * probe.size, probe.size)
+    atomic.store(probe.sums + 8 * thread, total)
 
 
-@njit
-def dot4_probe(team, operands, n_blocks, n_pieces, sums, thread):
+@cache
+def dot4_probe() -> Any:
     """Compute dot products of bytes, hardly touching memory.
 
-    Each piece is `n_blocks * MAX_STEPS * DOT_ROWS * DOT_CODES` vectors of products of 4
-    bytes and their sums.
-
-    Parameters
-    ----------
-    team : int64
-        Address of the team's counters.
-    operands : int64
-        Address of rows of 64 bytes: `DOT_CODES` of codes, then blocks of `MAX_STEPS *
-        DOT_ROWS` of weights, `DOT_RING` of them.
-    n_blocks, n_pieces : int64
-    sums : int64, (n_threads,)
-        Sums of the products that each thread computed, each piece's modulo 2**32.
-    thread : int64
+    Each piece is `size * MAX_STEPS * DOT_ROWS * DOT_CODES` vectors of products of 4
+    bytes and their sums. `operands` are rows of 64 bytes: `DOT_CODES` of codes, then
+    blocks of `MAX_STEPS * DOT_ROWS` of weights, `DOT_RING` of them.
     """
-    barrier(team, len(sums))
+    return team_function(_multiply_pieces)
+
+
+def _multiply_pieces(address, thread):
+    probe = carray(v.pointer(address), 1, PROBE)[0]
     total = 0
     while True:
-        piece = claim(team, 1)
-        if piece >= n_pieces:
+        piece = claim(probe.team, 1)
+        if piece >= probe.n_pieces:
             break
-        total += _multiply(operands, n_blocks)
-    sums[thread] = total
+        total += _multiply(probe.operands, probe.size)
+    atomic.store(probe.sums + 8 * thread, total)
 
 
 def compile_probes() -> None:
     """Compile the probes, or load them from the user's cache."""
-    sums = types.Array(types.int64, 1, "C")
     for probe in (read_probe, read_ahead_probe, dot4_probe):
-        probe.compile((*[types.int64] * 4, sums, types.int64))
+        probe()

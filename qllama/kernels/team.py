@@ -6,203 +6,174 @@ well under a microsecond, where starting a parallel region of a threading layer
 costs 2 to 60; nothing but CPython and the compiler is needed, and any number of
 teams, forks and calling threads get along.
 
-`state` is the address of a team's counters, `ThreadTeam.state`.
+The thread that asks for work does its share of it, as thread 0. The others wait for
+calls in compiled code, so that none of it needs the GIL: awake for a moment after
+each call, because the next token's comes soon, then asleep until they are woken.
 
-The compute threads never see signals. A Ctrl-C reaches the caller, which has them
-stop at the next point where they look (`is_cancelled`), and then leaves.
+A call goes from its start to its end without Python: an exception (Ctrl-C) reaches
+the caller before it or after it, never in between. Whoever has much to compute
+makes several calls of it.
+
+`state` is the address of a team's counters, `ThreadTeam.state`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
-import sys
 import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 
 from qllama.errors import KernelError
-from qllama.kernels import simd
-from qllama.kernels._jit import intrinsic, njit
-from qllama.kernels.isa import current_isa
-from qllama.kernels.simd import I8, I32, I64, Value
+from qllama.kernels import atomic
+from qllama.kernels._jit import cfunc, intrinsic, njit
+from qllama.kernels.simd import I64, Value
 
-__all__ = ["TEAM_STATE_SIZE", "ThreadTeam", "arrive", "barrier", "claim", "is_cancelled"]
+__all__ = ["ThreadTeam", "barrier", "claim", "compile_team", "team_function"]
 
-# Each on a cache line (two, against the adjacent-line prefetcher) of its own. The
-# caller writes _CANCEL; _CANCELLED is what it was when the last barrier opened.
+# Each on a cache line (two, against the adjacent-line prefetcher) of its own; then one
+# for each thread, what it is doing.
 _LINE = 128
-_ARRIVED, _GENERATION, _NEXT, _CANCEL, _CANCELLED = range(0, 5 * _LINE, _LINE)
-#: Bytes of the state that `barrier` and `claim` share, zeroed before first use.
-TEAM_STATE_SIZE = 5 * _LINE
-# A microsecond or two. Where other programs compete for the cores, a thread that spins
-# longer burns the time slice it will need: beside one busy process on 2 cores
-# `qllama bench` decoded 41 tokens/s with 4096 spins and 117 with 32.
-_SPINS_BEFORE_YIELD = 32
+_ARRIVED, _GENERATION, _NEXT, _FUNCTION, _THREADS = range(0, 5 * _LINE, _LINE)
+_ARGUMENT = _FUNCTION + 8
+
+# What a thread is doing. Its caller holds it before a call, until all are held.
+_ASLEEP, _WAITING, _HELD, _CALLED = range(4)
+
+# How often a thread looks for a call before it sleeps, and a caller for threads to wake
+# up: about a millisecond, which sampling, printing and the like do not take. Where
+# other programs compete for the cores it yields to them each time.
+_PATIENCE = 5000
 
 
-def _counter(b: Any, state: Value, offset: int) -> Value:
-    pointer = b.inttoptr(b.add(state, I64(offset)), I8.as_pointer())
-    return b.bitcast(pointer, I64.as_pointer())
-
-
-@intrinsic
-def claim(_context: Any, state: Any, count: Any) -> tuple[Any, Callable[..., Any]]:
+@njit
+def claim(state, count):
     """Take the next `count` pieces of work; returns the first one's number.
 
-    Numbers start at 0 after every barrier and go on for ever: the caller stops at
-    the first past its end.
+    Numbers start at 0 in every call and after every barrier and go on for ever: the
+    caller stops at the first past its end.
     """
-
-    def codegen(_ctx: Any, b: Any, _signature: Any, values: Any) -> Value:
-        state, count = values
-        return b.atomic_rmw("add", _counter(b, state, _NEXT), count, "monotonic")
-
-    return types.int64(types.int64, types.int64), codegen
-
-
-@intrinsic
-def arrive(_context: Any, counter: Any) -> tuple[Any, Callable[..., Any]]:
-    """Add 1 to the int64 at address `counter`; returns how many had come before.
-
-    The last one to come sees all that the others wrote before they came.
-    """
-
-    def codegen(_ctx: Any, b: Any, _signature: Any, values: Any) -> Value:
-        return b.atomic_rmw("add", _counter(b, values[0], 0), I64(1), "acq_rel")
-
-    return types.int64(types.int64), codegen
-
-
-@intrinsic
-def _generation(_context: Any, state: Any) -> tuple[Any, Callable[..., Any]]:
-    def codegen(_ctx: Any, b: Any, _signature: Any, values: Any) -> Value:
-        return b.load_atomic(_counter(b, values[0], _GENERATION), "acquire", 8)
-
-    return types.int64(types.int64), codegen
-
-
-@intrinsic
-def is_cancelled(_context: Any, state: Any) -> tuple[Any, Callable[..., Any]]:
-    """Whether the caller wants no more: the same answer in every thread until the next barrier."""
-
-    def codegen(_ctx: Any, b: Any, _signature: Any, values: Any) -> Value:
-        flag = b.load_atomic(_counter(b, values[0], _CANCELLED), "monotonic", 8)
-        return b.icmp_signed("!=", flag, I64(0))
-
-    return types.boolean(types.int64), codegen
-
-
-@intrinsic
-def _open(_context: Any, state: Any, generation: Any) -> tuple[Any, Callable[..., Any]]:
-    """Reset the counters, then let everybody past the barrier."""
-
-    def codegen(ctx: Any, b: Any, _signature: Any, values: Any) -> Any:
-        state, generation = values
-        cancel = b.load_atomic(_counter(b, state, _CANCEL), "monotonic", 8)
-        b.store_atomic(cancel, _counter(b, state, _CANCELLED), "monotonic", 8)
-        b.store_atomic(I64(0), _counter(b, state, _ARRIVED), "monotonic", 8)
-        b.store_atomic(I64(0), _counter(b, state, _NEXT), "monotonic", 8)
-        b.store_atomic(generation, _counter(b, state, _GENERATION), "release", 8)
-        return ctx.get_dummy_value()
-
-    return types.void(types.int64, types.int64), codegen
-
-
-@intrinsic
-def _pause(_context: Any) -> tuple[Any, Callable[..., Any]]:
-    """Tell the core that this is a spin loop."""
-
-    def codegen(ctx: Any, b: Any, _signature: Any, _values: Any) -> Any:
-        simd.pause(b, current_isa())
-        return ctx.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@intrinsic
-def _yield(_context: Any) -> tuple[Any, Callable[..., Any]]:
-    """Give the core to somebody else: there may be more threads than cores."""
-    name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
-
-    def codegen(ctx: Any, b: Any, _signature: Any, _values: Any) -> Any:
-        b.call(simd.declare(b, name, I32, []), [])
-        return ctx.get_dummy_value()
-
-    return types.void(), codegen
+    return atomic.add(state + _NEXT, count)
 
 
 @njit
 def barrier(state, n_threads):
     """Wait until all `n_threads` threads are here; work numbers start at 0 again."""
-    generation = _generation(state)
-    if arrive(state + _ARRIVED) == n_threads - 1:
-        _open(state, generation + 1)
+    generation = atomic.load(state + _GENERATION)
+    if atomic.add(state + _ARRIVED, 1) == n_threads - 1:
+        atomic.store(state + _ARRIVED, 0)
+        atomic.store(state + _NEXT, 0)
+        atomic.store(state + _GENERATION, generation + 1)
         return
-    spins = 0
-    while _generation(state) == generation:
-        _pause()
-        spins += 1
-        if spins > _SPINS_BEFORE_YIELD:
-            _yield()
+    rounds = 0
+    while atomic.load(state + _GENERATION) == generation:
+        atomic.relax(rounds)
+        rounds += 1
 
 
-class _Job:
-    """One call that a team makes, and how far it is."""
+@intrinsic
+def _invoke(
+    _context: Any, function: Any, argument: Any, thread: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """Call the C function at address `function` with (argument, thread)."""
 
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], n: int) -> None:
-        self.function = function
-        self.arguments = arguments
-        self.is_started = False
-        self._n_threads = n
-        self._results: list[BaseException | None] = []
-        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+    def codegen(ctx: Any, b: Any, _signature: Any, values: Any) -> Value:
+        function, *arguments = values
+        kind = ir.FunctionType(ir.VoidType(), [I64, I64])
+        b.call(b.inttoptr(function, kind.as_pointer()), arguments)
+        return ctx.get_dummy_value()
 
-    def call(self, thread: int) -> None:
-        """Do one thread's part; an exception is kept for the caller."""
-        error: BaseException | None = None
-        try:
-            self.function(*self.arguments, thread)
-        except BaseException as raised:
-            error = raised
-        self._results.append(error)
-        if self.is_finished:
-            self._wake.put(None)
-
-    @property
-    def is_finished(self) -> bool:
-        return len(self._results) == self._n_threads
-
-    def wait(self) -> None:
-        """Return when every thread is done."""
-        while not self.is_finished:
-            # An exception between its arrival and the next line may lose the wake-up call.
-            with contextlib.suppress(queue.Empty):
-                self._wake.get(timeout=0.1)
-
-    def raise_error(self) -> None:
-        """Raise the exception of one of the threads that had one."""
-        for error in self._results:
-            if error is not None:
-                raise error
+    return types.void(types.int64, types.int64, types.int64), codegen
 
 
-#: Where a thread gets its jobs; None ends it.
-_Inbox: TypeAlias = "queue.SimpleQueue[_Job | None]"
+@njit
+def _call(state, n_threads, function, argument, patience):
+    """Call `function(argument, thread)` on all threads; returns whether it did.
+
+    It did not where a thread sleeps and was not awake after `patience` looks.
+    """
+    for thread in range(1, n_threads):
+        rounds = 0
+        while not atomic.compare_exchange(state + _THREADS + _LINE * thread, _WAITING, _HELD):
+            if rounds == patience:
+                for held in range(1, thread):
+                    atomic.store(state + _THREADS + _LINE * held, _WAITING)
+                return False
+            atomic.relax(rounds)
+            rounds += 1
+    atomic.store(state + _NEXT, 0)
+    atomic.store(state + _FUNCTION, function)
+    atomic.store(state + _ARGUMENT, argument)
+    for thread in range(1, n_threads):
+        atomic.store(state + _THREADS + _LINE * thread, _CALLED)
+    _invoke(function, argument, 0)
+    for thread in range(1, n_threads):
+        rounds = 0
+        while atomic.load(state + _THREADS + _LINE * thread) == _CALLED:
+            atomic.relax(rounds)
+            rounds += 1
+    return True
+
+
+@njit
+def _serve(state, thread):
+    """Take the calls of one thread; returns when none has come for a while."""
+    place = state + _THREADS + _LINE * thread
+    atomic.store(place, _WAITING)
+    rounds = 0
+    while rounds < _PATIENCE or not atomic.compare_exchange(place, _WAITING, _ASLEEP):
+        if atomic.load(place) == _CALLED:
+            _invoke(atomic.load(state + _FUNCTION), atomic.load(state + _ARGUMENT), thread)
+            atomic.store(place, _WAITING)
+            rounds = 0
+        else:
+            atomic.relax(rounds)
+            rounds += 1
+
+
+def compile_team() -> None:
+    """Compile what runs a team, or load it from the cache."""
+    _call.compile((types.int64,) * 5)
+    _serve.compile((types.int64,) * 2)
+
+
+def team_function(function: Callable[[Any, Any], None]) -> Any:
+    """Compile a function for `ThreadTeam.run`; it must not raise.
+
+    Parameters
+    ----------
+    function : callable
+        Takes (argument, thread), both int64.
+
+    Returns
+    -------
+    numba CFunc
+    """
+    return cfunc(types.void(types.int64, types.int64))(function)
+
+
+#: Wakes a thread up (True) or ends it (False).
+_Inbox: TypeAlias = "queue.SimpleQueue[bool]"
 
 
 class ThreadTeam:
-    """`n_threads` threads that run compiled functions together, one call at a time.
+    """`n_threads` threads, the caller's among them, that run compiled functions together.
 
     Parameters
     ----------
     n_threads : int
         At least 1.
+
+    Attributes
+    ----------
+    state : int
+        Address of the counters for `barrier` and `claim`.
 
     Raises
     ------
@@ -212,67 +183,54 @@ class ThreadTeam:
 
     def __init__(self, n_threads: int) -> None:
         self.n_threads = n_threads
-        self._memory = np.zeros(TEAM_STATE_SIZE + _LINE, np.uint8)
-        first = -self._memory.ctypes.data % _LINE
-        #: Address of the counters for `barrier` and `claim`.
-        self.state = self._memory.ctypes.data + first
-        self._cancel = self._memory[first + _CANCEL : first + _CANCEL + 8].view(np.int64)
+        self._memory = np.zeros(_THREADS + _LINE * (n_threads + 1), np.uint8)
+        self.state = int(self._memory.ctypes.data) + -self._memory.ctypes.data % _LINE
         self._start()
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self._memory[:] = 0
-        self._inboxes: list[_Inbox] = [queue.SimpleQueue() for _ in range(self.n_threads)]
-        for thread in range(self.n_threads):
+        self._memory[:] = 0  # every thread is asleep
+        self._inboxes: list[_Inbox] = [queue.SimpleQueue() for _ in range(1, self.n_threads)]
+        self.close = weakref.finalize(self, _end, self._inboxes)
+        for thread, inbox in enumerate(self._inboxes, 1):
+            # The memory goes along: it is there as long as a thread looks at it.
+            arguments = (self.state, thread, inbox, self._memory)
             try:
-                threading.Thread(target=_work, args=(thread, self._inboxes), daemon=True).start()
+                threading.Thread(target=_work, args=arguments, daemon=True).start()
             except RuntimeError as error:
-                self._inboxes[0].put(None)
+                self.close()
                 raise KernelError(
                     f"n_threads: expected what the system starts, {thread} at present, "
                     f"found {self.n_threads}; choose fewer"
                 ) from error
-        self.close = weakref.finalize(self, self._inboxes[0].put, None)
 
-    def run(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Call `function(*arguments, thread)` on every thread and wait for all.
+    def run(self, function: int, argument: int) -> None:
+        """Call a function on every thread and wait for all; one call at a time.
 
-        Interrupted by an exception (Ctrl-C), it asks the function to stop (see
-        `is_cancelled`) and raises when all threads have: they use the caller's memory.
+        Parameters
+        ----------
+        function : int
+            Address of a `team_function`.
+        argument : int
+            Its first argument.
         """
         if self._pid != os.getpid():  # forked: the threads stayed behind
             self._start()
-        job = _Job(function, arguments, self.n_threads)
-        self._cancel[0] = 0
-        try:
-            self._inboxes[0].put(job)
-            job.wait()
-        except BaseException:
-            self._stop(job)
-            raise
-        job.raise_error()
-
-    def _stop(self, job: _Job) -> None:
-        while not job.is_finished:
-            # Whether the exception came before or after the job was handed over is not
-            # to be known: it is again. Another one (a second Ctrl-C) changes nothing.
-            with contextlib.suppress(BaseException):
-                self._cancel[0] = 1
-                self._inboxes[0].put(job)
-                job.wait()
+        patience = 0
+        while not _call(self.state, self.n_threads, function, argument, patience):
+            patience = _PATIENCE
+            for inbox in self._inboxes:
+                if inbox.empty():
+                    inbox.put(True)
 
 
-def _work(thread: int, inboxes: list[_Inbox]) -> None:
-    """Body of one thread: thread 0 hands each job on to the others."""
-    while True:
-        job = inboxes[thread].get()
-        if thread == 0:
-            if job is not None and job.is_started:
-                continue
-            # One item wakes the whole team, so no interrupt can start half of it.
-            for inbox in inboxes[1:]:
-                inbox.put(job)
-        if job is None:
-            return
-        job.is_started = True
-        job.call(thread)
+def _work(state: int, thread: int, inbox: _Inbox, _memory: object) -> None:
+    """Body of one thread: take calls, sleep, until the team ends."""
+    _serve(state, thread)
+    while inbox.get():
+        _serve(state, thread)
+
+
+def _end(inboxes: list[_Inbox]) -> None:
+    for inbox in inboxes:
+        inbox.put(False)

@@ -39,6 +39,7 @@ __all__ = [
     "load_int",
     "load_scalar",
     "maximum",
+    "pointer",
     "reduce_add",
     "reduce_max",
     "splat",
@@ -206,6 +207,8 @@ load_int = _operation(
     "load_int", _A, [_A], lambda b, p: b.sext(simd.load(b, _pointer(b, p), I32), I64)
 )
 load_scalar = _operation("load_scalar", _F, [_A], lambda b, p: simd.load(b, _pointer(b, p), F32))
+#: The address as a pointer, for `carray`.
+pointer = _operation("pointer", types.voidptr, [_A], lambda b, p: _pointer(b, p))
 store = _operation(
     "store", types.void, [_A, f32x16], lambda b, p, x: simd.store(b, x, _pointer(b, p))
 )

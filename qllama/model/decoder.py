@@ -1,7 +1,7 @@
 """The compiled forward pass: every layer of a ragged batch in one call.
 
 A batch is any mix of (token, position, slot): a prompt's chunk, one token of many
-sequences, or both. All threads of a team run `decoder_step` together; between
+sequences, or both. All threads of a team run `decoder` together; between
 phases they meet at a barrier, inside a phase they claim pieces of work. Who
 computes a piece never changes its bits.
 
@@ -13,12 +13,15 @@ One layer, in the names of Hugging Face's modeling_llama:
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 
 from qllama.kernels import vector as v
-from qllama.kernels._jit import njit
+from qllama.kernels._jit import carray, njit
 from qllama.kernels.embedding import embed_row
-from qllama.kernels.team import barrier, claim, is_cancelled
+from qllama.kernels.team import barrier, claim, team_function
 from qllama.model.projections import (
     feed_forward,
     multiply,
@@ -27,62 +30,60 @@ from qllama.model.projections import (
     normalize_outputs,
     project_qkv,
 )
-from qllama.model.records import DOWN, GATE, UP, O
+from qllama.model.records import BATCH, DOWN, GATE, LAYER, LINEAR, MATRICES, MODEL, STEP, UP, O
 from qllama.model.self_attention import attend, pack_attended, rotate_and_append
 from qllama.quant.types import TILE_ROWS
 
-__all__ = ["decoder_step"]
+__all__ = ["decoder"]
 
 _FLOAT = 4
 
 
-@njit
-def decoder_step(models, layers, linears, batches, thread):
-    """Evaluate one batch; every thread of the team calls this with its number.
+@cache
+def decoder() -> Any:
+    """The forward pass as a function of a team, its argument a STEP record's address."""
+    return team_function(_decoder_step)
 
-    Parameters
-    ----------
-    models : MODEL records, (1,)
-    layers : LAYER records, (n_layers,)
-    linears : LINEAR records, (n_layers + 1, 7)
-        A layer's `MATRICES`; the last row holds the token embedding at 0 and the
-        output head at 1.
-    batches : BATCH records, (1,)
-    thread : int64
-    """
-    model, batch = models[0], batches[0]
-    end = model.n_layers
-    _embed(model, batch, linears[end, 0])
+
+def _decoder_step(address, thread):
+    step = carray(v.pointer(address), 1, STEP)[0]
+    model = carray(v.pointer(step.model), 1, MODEL)[0]
+    batch = carray(v.pointer(step.batch), 1, BATCH)[0]
+    n_layers = model.n_layers
+    layers = carray(v.pointer(step.layers), n_layers, LAYER)
+    linears = carray(v.pointer(step.linears), (n_layers + 1, len(MATRICES)), LINEAR)
+    if step.first_layer == 0:
+        _embed(model, batch, linears[n_layers, 0])
+        barrier(model.team, model.n_threads)
+    for i in range(step.first_layer, step.end_layer):
+        _decoder_layer(model, batch, layers[i], linears, i, thread)
+    if step.end_layer == n_layers:
+        head = linears[n_layers, 1]
+        normalize_outputs(model, batch, head, thread)
+        barrier(model.team, model.n_threads)
+        multiply_head(model, batch, head, thread)
+
+
+@njit
+def _decoder_layer(model, batch, layer, linears, i, thread):
+    n_tokens = batch.n_tokens
+    normalize(model, n_tokens, layer.input_norm, thread)
     barrier(model.team, model.n_threads)
-    for i in range(end):
-        if is_cancelled(model.team):
-            return
-        layer = layers[i]
-        normalize(model, batch.n_tokens, layer.input_norm, thread)
-        barrier(model.team, model.n_threads)
-        project_qkv(model, batch, linears, i)
-        barrier(model.team, model.n_threads)
-        rotate_and_append(model, batch, layer, i, thread)
-        barrier(model.team, model.n_threads)
-        attend(model, batch, i, thread)
-        barrier(model.team, model.n_threads)
-        pack_attended(model, batch, thread)
-        barrier(model.team, model.n_threads)
-        multiply(
-            model, batch.n_tokens, linears[i, O], False, model.residual, model.hidden_padded, 1
-        )
-        barrier(model.team, model.n_threads)
-        normalize(model, batch.n_tokens, layer.post_attention_norm, thread)
-        barrier(model.team, model.n_threads)
-        feed_forward(model, batch.n_tokens, linears[i, GATE], linears[i, UP], thread)
-        barrier(model.team, model.n_threads)
-        multiply(
-            model, batch.n_tokens, linears[i, DOWN], True, model.residual, model.hidden_padded, 1
-        )
-        barrier(model.team, model.n_threads)
-    normalize_outputs(model, batch, linears[end, 1], thread)
+    project_qkv(model, batch, linears, i)
     barrier(model.team, model.n_threads)
-    multiply_head(model, batch, linears[end, 1], thread)
+    rotate_and_append(model, batch, layer, i, thread)
+    barrier(model.team, model.n_threads)
+    attend(model, batch, i, thread)
+    barrier(model.team, model.n_threads)
+    pack_attended(model, batch, thread)
+    barrier(model.team, model.n_threads)
+    multiply(model, n_tokens, linears[i, O], False, model.residual, model.hidden_padded, 1)
+    barrier(model.team, model.n_threads)
+    normalize(model, n_tokens, layer.post_attention_norm, thread)
+    barrier(model.team, model.n_threads)
+    feed_forward(model, n_tokens, linears[i, GATE], linears[i, UP], thread)
+    barrier(model.team, model.n_threads)
+    multiply(model, n_tokens, linears[i, DOWN], True, model.residual, model.hidden_padded, 1)
     barrier(model.team, model.n_threads)
 
 

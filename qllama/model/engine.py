@@ -19,8 +19,9 @@ from qllama.kernels.team import ThreadTeam
 from qllama.model.attention_plan import AttentionPlan
 from qllama.model.batch import Batch
 from qllama.model.buffers import Buffers
-from qllama.model.decoder import decoder_step
+from qllama.model.decoder import decoder
 from qllama.model.kv_cache import KvCache
+from qllama.model.records import STEP
 from qllama.model.rotary import RotaryTable
 from qllama.model.warmup import OnCompile, warmup
 from qllama.model.weights import Weights
@@ -29,6 +30,8 @@ __all__ = ["Engine"]
 
 # More than any machine has cores for; each takes a stack and a part of the buffers.
 _MAX_THREADS = 1024
+# Layers times tokens of one call of the team: Ctrl-C waits for its end.
+_TOKEN_LAYERS = 128
 
 
 class Engine:
@@ -108,6 +111,11 @@ class Engine:
         self._buffers = Buffers(
             self.config, self._weights, self._cache, self._team, self._plan, self.n_batch
         )
+        self._decoder = decoder().address
+        self._step = np.zeros(1, STEP)
+        self._step["model"] = self._buffers.model.ctypes.data
+        self._step["layers"] = self._weights.layers.ctypes.data
+        self._step["linears"] = self._weights.linears.ctypes.data
 
     def evaluate(
         self,
@@ -207,8 +215,13 @@ class Engine:
         self._check_context(int(positions.max()))
         self._check_range("position", positions, self.n_ctx)
         batch = Batch(self.config, self._rotary, self._plan, tokens, positions, slots, outputs)
-        buffers, weights = self._buffers, self._weights
-        self._team.run(decoder_step, buffers.model, weights.layers, weights.linears, batch.record)
+        self._step["batch"] = batch.record.ctypes.data
+        n_layers = self.config.num_hidden_layers
+        n_together = max(1, _TOKEN_LAYERS // n_tokens)
+        for first in range(0, n_layers, n_together):
+            self._step["first_layer"] = first
+            self._step["end_layer"] = min(first + n_together, n_layers)
+            self._team.run(self._decoder, self._step.ctypes.data)
         return batch.logits
 
     def _check_context(self, last_position: int) -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "LINEAR",
     "MATRICES",
     "MODEL",
+    "STEP",
     "UP",
     "K",
     "O",
@@ -79,3 +80,8 @@ BATCH = np.dtype(
     + _int64("n_tasks", "attention_tasks")
     + _int64("n_outputs", "outputs", "logits", "logits_columns")
 )
+
+#: One call of the team: layers `first_layer` .. `end_layer` - 1 of a batch, with the
+#: embedding before the first and the output head after the last of all. Addresses of
+#: the MODEL, LAYER (n_layers,), LINEAR (n_layers + 1, 7) and BATCH records.
+STEP = np.dtype(_int64("model", "layers", "linears", "batch", "first_layer", "end_layer"))

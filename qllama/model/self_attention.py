@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from qllama.kernels import atomic
 from qllama.kernels import vector as v
 from qllama.kernels._jit import inlined, njit
 from qllama.kernels.attention import (
@@ -24,7 +25,7 @@ from qllama.kernels.attention import (
 from qllama.kernels.kv_layout import CHUNK, append_key, append_value
 from qllama.kernels.norm import rms_norm
 from qllama.kernels.rope import rope
-from qllama.kernels.team import arrive, claim
+from qllama.kernels.team import claim
 from qllama.model.attention_plan import TASK
 from qllama.model.projections import pack_row
 from qllama.quant.types import BLOCK
@@ -168,7 +169,7 @@ def _attend_task(model, batch, layer, task, kv_head, thread):
         )
     if only >= 0:
         counter = model.arrivals + 8 * (v.load_int(task + _ARRIVALS) + kv_head)
-        if arrive(counter) < n_chunks - 1:
+        if atomic.add(counter, 1) < n_chunks - 1:
             return
         v.store_int(counter, 0)
         for i in range(n_queries):

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import numba
-import numpy as np
-
 from qllama.kernels.linear import linear
+from qllama.kernels.team import compile_team
 from qllama.kernels.weight_kernels import WEIGHT_KERNELS
-from qllama.model.decoder import decoder_step
-from qllama.model.records import BATCH, LAYER, LINEAR, MODEL
+from qllama.model.decoder import decoder
 
 __all__ = ["OnCompile", "warmup"]
 
@@ -44,8 +41,5 @@ def warmup(weight_types: Iterable[str] | None = None, on_compile: OnCompile | No
 
 
 def _compile_decoder() -> None:
-    records = [
-        numba.typeof(np.zeros(shape, kind))  # type: ignore[no-untyped-call]
-        for shape, kind in ((1, MODEL), (1, LAYER), ((1, 1), LINEAR), (1, BATCH))
-    ]
-    decoder_step.compile((*records, numba.int64))
+    compile_team()
+    decoder()

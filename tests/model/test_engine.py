@@ -299,7 +299,7 @@ def test_engine_several_in_several_threads_compute_at_once(file):
 
 def test_engine_dropped_ends_its_threads(file):
     before = set(threading.enumerate())
-    engine = Engine(file, n_ctx=16, n_threads=2)
+    engine = Engine(file, n_ctx=16, n_threads=3)
     engine.evaluate([1], position=0)
     threads = set(threading.enumerate()) - before
     assert len(threads) == 2

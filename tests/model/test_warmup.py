@@ -7,9 +7,10 @@ import pytest
 from tiny_model import config, random_tensors, write_model
 
 from qllama.format import QlmFile
+from qllama.kernels.team import _call, _serve
 from qllama.kernels.weight_kernels import WEIGHT_KERNELS
 from qllama.model.arena import Arena
-from qllama.model.decoder import decoder_step
+from qllama.model.decoder import decoder
 from qllama.model.engine import Engine
 from qllama.model.warmup import warmup
 
@@ -34,16 +35,16 @@ def test_warmup_of_some_types_makes_those_alone(types):
     assert told_by(types) == [*expected, "decoder"]
 
 
-def test_warmup_compiles_the_decoder_as_the_engine_calls_it(tmp_path):
+def test_warmup_leaves_nothing_to_compile_when_the_engine_evaluates(tmp_path):
     made = config(num_hidden_layers=1)
     path = write_model(tmp_path / "tiny.qlm", made, random_tensors(made))
     with QlmFile.open(path) as file:
-        engine = Engine(file, n_ctx=16, n_threads=1)
-        before = list(decoder_step.signatures)
+        engine = Engine(file, n_ctx=16, n_threads=2)
+        before = decoder.cache_info().misses, list(_call.signatures), list(_serve.signatures)
         engine.evaluate([1, 2], position=0)
         engine.close()
-    assert decoder_step.signatures == before
-    assert len(before) == 1
+    assert before == (1, list(_call.signatures), list(_serve.signatures))
+    assert [len(signatures) for signatures in before[1:]] == [1, 1]
 
 
 def test_arena_pieces_are_aligned_zeroed_and_apart():
