@@ -7,7 +7,6 @@ the one lock around them. Fetching and converting models is `qllama.hub`'s busin
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from qllama.generation.results import Completion
 from qllama.generation.session import Session
 from qllama.generation.transcript import Transcript
 from qllama.model.engine import Engine
+from qllama.notice import CompileNotice, notice
 from qllama.tokenizer import load_tokenizer
 from qllama.tokenizer.chat import ChatTemplate
 
@@ -53,6 +53,9 @@ class Llama:
         Compute threads; by default one a physical core that this process may use.
     n_batch : int
         Prompt tokens evaluated together. Changes speed and memory, not results.
+    kv_type : str
+        What keys and values are held in: `f16`, or `q8`, which takes half the memory,
+        reads it faster and rounds more (`docs/quantization.md`).
     verbose : bool
         Say on stderr what was loaded and how long it took.
     on_compile : callable, optional
@@ -69,6 +72,8 @@ class Llama:
         When the file is no valid `.qlm` file.
     UnsupportedModelError
         When the model needs something that qllama does not compute.
+    ValueError
+        When a count is out of range or `kv_type` unknown.
 
     Examples
     --------
@@ -89,6 +94,7 @@ class Llama:
         n_ctx: int = 0,
         n_threads: int | None = None,
         n_batch: int = 256,
+        kv_type: str = "f16",
         verbose: bool = False,
         on_compile: Callable[[str, int, int], None] | None = None,
     ) -> None:
@@ -102,7 +108,8 @@ class Llama:
                 n_ctx=n_ctx,
                 n_threads=n_threads,
                 n_batch=n_batch,
-                on_compile=on_compile or _CompileNotice(),
+                kv_type=kv_type,
+                on_compile=on_compile or CompileNotice(),
             )
         except BaseException:
             self._file.close()
@@ -115,7 +122,7 @@ class Llama:
         self._transcript = Transcript(self._tokenizer)
         self._chat_template: ChatTemplate | None = None
         if verbose:
-            _notice(
+            notice(
                 f"loaded {os.fspath(model_path)} in {load_seconds:.2f} s: "
                 f"{self.n_ctx} tokens of context, {self._engine.n_threads} threads"
             )
@@ -373,27 +380,3 @@ class Llama:
                     f"expected token ids in 0..{self.config.vocab_size - 1}, found {token}"
                 )
         return ids
-
-
-class _CompileNotice:
-    """Says on stderr that kernels are being compiled, once it has taken a while.
-
-    Loading them from the cache reports the same stages, but is over at once.
-    """
-
-    PATIENCE_SECONDS = 1.0
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-        self._said = False
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        if self._said or done == total:
-            return
-        if time.monotonic() - self._started > self.PATIENCE_SECONDS:
-            self._said = True
-            _notice("compiling kernels for this CPU, once; `qllama warmup` does it ahead")
-
-
-def _notice(text: str) -> None:
-    print(f"qllama: {text}", file=sys.stderr)

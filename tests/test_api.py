@@ -46,11 +46,12 @@ def load(monkeypatch):
         file = FakeFile()
         engines = []
 
-        def open_engine(opened, *, n_ctx, n_threads, n_batch, on_compile):
+        def open_engine(opened, *, n_ctx, n_threads, n_batch, kv_type, on_compile):
             assert opened is file
             engine = FakeEngine(dict(answers), n_ctx=n_ctx)
             engine.config = types.SimpleNamespace(vocab_size=VOCAB_SIZE)
             engine.n_threads = n_threads or 2
+            engine.kv_type = kv_type
             engine.n_closed = 0
             engine.close = lambda: setattr(engine, "n_closed", engine.n_closed + 1)
             for stage in range(4):
@@ -303,7 +304,7 @@ def test_load_says_once_that_kernels_are_compiled_if_it_takes_long(
     load, monkeypatch, capsys, seconds_a_stage, lines
 ):
     clock = itertools.count(step=seconds_a_stage)
-    monkeypatch.setattr(api.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("qllama.notice.time.monotonic", lambda: next(clock))
     load()
     assert capsys.readouterr().err.count("qllama: compiling kernels") == lines
 
@@ -313,6 +314,11 @@ def test_load_reports_compilation_to_the_caller_instead(load, capsys):
     load(on_compile=lambda *call: calls.append(call))
     assert [done for _, done, _ in calls] == [0, 1, 2, 3]
     assert capsys.readouterr().err == ""
+
+
+def test_load_cache_type_reaches_the_engine(load):
+    assert load().engine.kv_type == "f16"
+    assert load(kv_type="q8").engine.kv_type == "q8"
 
 
 def test_load_verbose_says_what_was_loaded(load, capsys):

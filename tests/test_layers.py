@@ -16,7 +16,7 @@ MAX_LINES = 400
 
 # Lowest first. Layers of one row do not import each other.
 LAYERS = (
-    ("errors", "paths", "progress", "memory"),
+    ("errors", "memory", "notice", "paths", "progress"),
     ("config", "checksum"),
     ("tensors",),
     ("quant",),

@@ -64,5 +64,6 @@ def load_model(model: str | None, runtime: RuntimeOptions) -> Llama:
             n_ctx=runtime.n_ctx,
             n_threads=runtime.n_threads,
             n_batch=runtime.n_batch,
+            kv_type=runtime.kv_type,
             on_compile=compilation_progress(progress),
         )

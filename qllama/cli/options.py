@@ -35,6 +35,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 WEIGHT_TYPES = ("q4", "q8", "q4_0", "q8_0", "f16", "bf16", "f32")
 DEFAULT_WEIGHT_TYPE = "q4"
 weight_type = click.Choice(WEIGHT_TYPES, case_sensitive=False)
+_cache_type = click.Choice(("f16", "q8_0"), case_sensitive=False)
 
 
 @dataclass(slots=True)
@@ -56,11 +57,14 @@ class RuntimeOptions:
         None is one thread a physical core that this process may use.
     n_batch : int
         Prompt tokens evaluated together.
+    kv_type : str
+        What keys and values are held in: `f16` or `q8`.
     """
 
     n_ctx: int
     n_threads: int | None
     n_batch: int
+    kv_type: str = "f16"
 
 
 def _parse_logit_bias(
@@ -119,7 +123,7 @@ def model_argument(command: _Command) -> _Command:
 
 
 def runtime_options(command: _Command) -> _Command:
-    """Give `command` -c, -t and -b; it receives `runtime`, a RuntimeOptions."""
+    """Give `command` -c, -t, -b, -ctk and -ctv; it receives `runtime`, a RuntimeOptions."""
 
     @click.option(
         "-c",
@@ -146,11 +150,39 @@ def runtime_options(command: _Command) -> _Command:
         metavar="N",
         help="Prompt tokens evaluated together.",
     )
+    @click.option(
+        "-ctk",
+        "--cache-type-k",
+        type=_cache_type,
+        help="Type of the key/value cache: q8_0 takes half the memory.  [default: f16]",
+    )
+    @click.option(
+        "-ctv",
+        "--cache-type-v",
+        type=_cache_type,
+        help="The same: one type serves both.  [default: that of -ctk]",
+    )
     @functools.wraps(command)
     def wrapper(
-        *args: Any, ctx_size: int, threads: int | None, batch_size: int, **kwargs: Any
+        *args: Any,
+        ctx_size: int,
+        threads: int | None,
+        batch_size: int,
+        cache_type_k: str | None,
+        cache_type_v: str | None,
+        **kwargs: Any,
     ) -> Any:
-        runtime = RuntimeOptions(n_ctx=ctx_size, n_threads=threads, n_batch=batch_size)
+        if cache_type_k and cache_type_v and cache_type_k != cache_type_v:
+            raise click.UsageError(
+                f"-ctk is {cache_type_k} and -ctv is {cache_type_v}: expected one type for "
+                "both; give one of them."
+            )
+        runtime = RuntimeOptions(
+            n_ctx=ctx_size,
+            n_threads=threads,
+            n_batch=batch_size,
+            kv_type="q8" if (cache_type_k or cache_type_v) == "q8_0" else "f16",
+        )
         return command(*args, runtime=runtime, **kwargs)
 
     return wrapper  # type: ignore[return-value]

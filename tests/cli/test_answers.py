@@ -116,6 +116,29 @@ def test_command_flags_reach_the_model(run, fake_llama, command):
     assert fake.loaded[0][1] == RuntimeOptions(n_ctx=512, n_threads=2, n_batch=64)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kv_type"),
+    [
+        ("-ctk f16", "f16"),
+        ("-ctk q8_0 -ctv q8_0", "q8"),
+        ("-ctk Q8_0", "q8"),
+        ("--cache-type-v q8_0", "q8"),
+        ("--cache-type-k f16 --cache-type-v f16", "f16"),
+    ],
+)
+def test_command_cache_type_of_either_is_that_of_both(run, fake_llama, arguments, kv_type):
+    fake = fake_llama(["Yes."])
+    run("generate", "m.qlm", "-p", "hi", *arguments.split())
+    assert fake.loaded[0][1].kv_type == kv_type
+
+
+def test_command_two_cache_types_are_refused(run, fake_llama):
+    fake_llama(["Yes."])
+    result = run("generate", "m.qlm", "-p", "hi", "-ctk", "f16", "-ctv", "q8_0")
+    assert result.exit_code == 2
+    assert "-ctk is f16 and -ctv is q8_0: expected one type for both" in result.stderr
+
+
 @pytest.mark.parametrize("arguments", [["m.qlm"], ["-m", "m.qlm"], ["--model", "m.qlm"]])
 def test_command_model_is_argument_or_option(run, fake_llama, arguments):
     fake = fake_llama(["a"])

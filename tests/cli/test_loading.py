@@ -39,9 +39,10 @@ def test_load_model_passes_the_runtime_options_on(resolved, monkeypatch):
         return "a model"
 
     monkeypatch.setattr("qllama.api.Llama", llama)
-    assert load_model(None, RuntimeOptions(n_ctx=9, n_threads=2, n_batch=3)) == "a model"
+    assert load_model(None, RuntimeOptions(9, 2, 3, "q8")) == "a model"
     assert resolved == [(None, "q4")]
-    assert loaded == [(Path("found.qlm"), {"n_ctx": 9, "n_threads": 2, "n_batch": 3})]
+    options = {"n_ctx": 9, "n_threads": 2, "n_batch": 3, "kv_type": "q8"}
+    assert loaded == [(Path("found.qlm"), options)]
 
 
 def test_warmup_compiles_with_one_stage_of_progress(run, monkeypatch):

@@ -271,6 +271,21 @@ def test_engine_compilation_is_told_kernel_by_kernel(file):
     assert set(totals) == {2}
 
 
+def test_engine_unknown_cache_type_is_refused(file):
+    with pytest.raises(ValueError, match=exactly("kv_type: expected one of f16, q8, found 'q4'")):
+        Engine(file, n_ctx=16, n_threads=1, kv_type="q4")
+
+
+def test_engine_cache_of_q8_takes_its_kernel_along(tmp_path):
+    made = config(num_hidden_layers=1)
+    told = []
+    with QlmFile.open(write_model(tmp_path / "m.qlm", made, random_tensors(made), "q4")) as file:
+        Engine(
+            file, n_ctx=16, n_threads=1, kv_type="q8", on_compile=lambda *seen: told.append(seen[0])
+        ).close()
+    assert told == ["q8_0 matrix product", "q4 matrix product", "decoder", ""]
+
+
 def test_engine_logits_stay_when_the_engine_goes_on(engine):
     first = engine.evaluate([1, 2, 3], position=0)
     kept = first.copy()
