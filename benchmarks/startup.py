@@ -1,0 +1,154 @@
+"""From a fresh process to the first token, and the memory it takes; see `--help`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.document import new_document, write
+from harness.options import output_option
+from harness.program import QLLAMA
+from harness.tables import markdown
+from qllama.kernels.cores import default_n_threads
+
+_LAUNCH = Path(__file__).parent / "harness" / "launch.py"
+# Everything that opening needs is imported before the clock starts.
+_OPEN = """
+import sys, time
+import numpy
+from qllama.format import QlmFile
+start = time.perf_counter()
+QlmFile.open(sys.argv[1])
+print(time.perf_counter() - start)
+"""
+
+
+@click.command(
+    epilog="Example: python benchmarks/startup.py model.qlm --rival "
+    "'llama.cpp=llama.cpp/bin/llama-completion -no-cnv --no-display-prompt -m model.gguf'"
+)
+@click.argument(
+    "models",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    nargs=-1,
+    metavar="MODEL...",
+)
+@click.option(
+    "--rival",
+    "rivals",
+    multiple=True,
+    metavar="NAME=COMMAND",
+    help="A command that generates; -p, -n 1, -t and -c are added. May be given again.",
+)
+@click.option("-p", "--prompt", default="Once upon a time", show_default=True)
+@click.option("-c", "--ctx-size", default=512, show_default=True, metavar="N")
+@click.option("-t", "--threads", default=default_n_threads(), show_default=True, metavar="N")
+@click.option("-r", "--rounds", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--cold", is_flag=True, help="Also start with MODEL evicted from the page cache (Linux)."
+)
+@output_option("startup.json")
+def main(
+    models: tuple[Path, ...],
+    rivals: tuple[str, ...],
+    prompt: str,
+    ctx_size: int,
+    threads: int,
+    rounds: int,
+    cold: bool,
+    output: Path,
+) -> None:
+    """Time fresh processes that load a MODEL and generate one token, in turns.
+
+    "First token" is the time to the first byte of output, or to the end of a process
+    that ends without any; "peak RSS" counts the pages of mapped files too. The first
+    round is not counted: it fills the page cache and the cache of compiled kernels.
+    "open" is the time to open and check the model file in a process that is ready.
+    """
+    options = ["-p", prompt, "-n", "1", "-t", str(threads), "-c", str(ctx_size), "--temp", "0"]
+    commands: dict[str, Sequence[str]] = {}
+    files: dict[str, Path] = {}
+    for model in models:
+        generate = [*QLLAMA, "generate", str(model)]
+        commands[f"qllama {model.stem}"] = [*generate, *options]
+        if cold:
+            commands[f"qllama {model.stem}, cold"] = [*generate, *options]
+            files[f"qllama {model.stem}, cold"] = model
+    for rival in rivals:
+        name, _, words = rival.partition("=")
+        commands[name] = [*shlex.split(words), *options]
+    samples: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    for number in range(rounds + 1):
+        for name, command in commands.items():
+            click.echo(f"round {number}: {name}", err=True)
+            if name in files:
+                _evict(files[name])
+            sample = _launch(command)
+            if number:
+                samples[name].append(sample)
+    opens = {f"qllama {model.stem}": [_open(model) for _ in range(rounds)] for model in models}
+    settings = {"prompt": prompt, "ctx_size": ctx_size, "threads": threads, "rounds": rounds}
+    write(new_document("startup", settings, {"starts": samples, "open_seconds": opens}), output)
+    click.echo(startup_table(samples, opens))
+
+
+def startup_table(starts: dict[str, list[dict[str, Any]]], opens: dict[str, list[float]]) -> str:
+    """Tabulate medians.
+
+    Parameters
+    ----------
+    starts : dict of str to list of dict
+        What `launch.py` printed, by name.
+    opens : dict of str to list of float
+        Seconds to open the model's file.
+    """
+    rows = []
+    for name, samples in starts.items():
+        median = {key: statistics.median(s[key] for s in samples) for key in samples[0]}
+        open_ms = f"{1000 * statistics.median(opens[name]):.1f}" if name in opens else ""
+        first, peak = median["seconds_to_output"], median["peak_rss_bytes"]
+        rows.append(
+            [name, f"{first:.2f}", f"{median['seconds']:.2f}", f"{peak / 2**20:.0f}", open_ms]
+        )
+    header = ["start", "first token, s", "whole process, s", "peak RSS, MiB", "open, ms"]
+    return markdown(header, rows)
+
+
+def _launch(command: Sequence[str]) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(_LAUNCH), *command],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sample: dict[str, Any] = json.loads(done.stdout)
+    if sample.pop("exit_code"):
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise click.ClickException(f"{shlex.join(command)}: {last}")
+    return sample
+
+
+def _open(model: Path) -> float:
+    done = subprocess.run(
+        [sys.executable, "-c", _OPEN, str(model)], capture_output=True, text=True, check=True
+    )
+    return float(done.stdout)
+
+
+def _evict(path: Path) -> None:
+    """Have the system drop the file's pages; others that map it may keep them."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+if __name__ == "__main__":
+    main()
