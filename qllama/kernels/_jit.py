@@ -24,6 +24,7 @@ import numba.core.config
 import numba.extending
 import numba.np.numpy_support
 
+from qllama.kernels.permission import may_use_amx
 from qllama.paths import cache_dir
 
 __all__ = [
@@ -58,8 +59,9 @@ def kernel_cache_dir() -> Path:
         digest.update(source.read_bytes())
     for version in (numba.__version__, llvmlite.__version__, platform.python_version()):
         digest.update(version.encode())
-    # numba's key knows the CPU, but not the instruction set that was asked for.
+    # numba's key knows the CPU, but not the instruction set that was asked for or granted.
     digest.update(os.environ.get("QLLAMA_ISA", "").encode())
+    digest.update(b"amx" if may_use_amx() else b"")
     return cache_dir() / "kernels" / digest.hexdigest()[:16]
 
 

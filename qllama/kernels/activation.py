@@ -6,7 +6,8 @@ reaches it from one address. With K padded to a multiple of 32:
 
 - `f32`: for each k, w float32: 4 * K bytes a token;
 - `q8`: for each block of 32 k: start128 int32[w], start8 int32[w], scale
-  float32[w], sum float32[w], codes int8[8][w][4]: 48 bytes a block and token.
+  float32[w], sum float32[w], codes int8[8][w][4], in groups for matrix instructions
+  (`Isa.matrix_width`) int8[w][32]: 48 bytes a block and token.
 
 A block's scale is absmax / 127 and its codes rint(x * 127 / absmax). start128 and
 start8 are -128 and -8 times the sum of the codes: they take back the offset of
@@ -118,7 +119,7 @@ def _pack_block(
         x, packed, width, lane = arguments
         _values, codes, scale = _quantize_block(b, x)
         total = _call(b, "llvm.vector.reduce.add.v32i32", I32, codes)
-        groups = b.bitcast(b.trunc(codes, simd.vector(I8, BLOCK)), simd.vector(I32, 8))
+        codes = b.bitcast(b.trunc(codes, simd.vector(I8, BLOCK)), simd.vector(I32, 8))
         base = b.inttoptr(b.add(packed, b.mul(lane, I64(4))), I8.as_pointer())
         stride = b.mul(width, I64(4))
         columns = [
@@ -126,10 +127,19 @@ def _pack_block(
             b.mul(total, I32(-8)),
             scale,
             b.fmul(scale, b.sitofp(total, F32)),
-            *(b.extract_element(groups, I32(g)) for g in range(8)),
         ]
         for column, value in enumerate(columns):
             simd.store(b, value, simd.at(b, base, b.mul(stride, I64(column))))
+        first = b.inttoptr(b.add(packed, b.mul(stride, I64(len(columns)))), I8.as_pointer())
+        is_matrix = b.icmp_signed("==", width, I64(current_isa().matrix_width or -1))
+        with b.if_else(is_matrix) as (matrix, interleaved):
+            with matrix:
+                simd.store(b, codes, simd.at(b, first, b.mul(lane, I64(BLOCK))))
+            with interleaved:
+                first = simd.at(b, first, b.mul(lane, I64(4)))
+                for group in range(8):
+                    code = b.extract_element(codes, I32(group))
+                    simd.store(b, code, simd.at(b, first, b.mul(stride, I64(group))))
         return context.get_dummy_value()
 
     return signature, codegen

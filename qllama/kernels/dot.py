@@ -208,6 +208,8 @@ class _PortableBytes:
 
 
 _BYTE_DOTS: dict[tuple[str, int], Callable[[Any, Value], ByteDot]] = {
+    ("amx", 4): _Vnni,
+    ("amx", 8): _Vnni,
     ("avx512vnni", 4): _Vnni,
     ("avx512vnni", 8): _Vnni,
     ("avxvnni", 4): _Vnni,

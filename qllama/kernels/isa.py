@@ -12,6 +12,7 @@ from functools import cache
 
 from qllama.errors import KernelError
 from qllama.kernels._jit import host_cpu_features, numba_config
+from qllama.kernels.permission import may_use_amx
 from qllama.quant.types import TILE_ROWS
 
 __all__ = ["ISAS", "Isa", "current_isa"]
@@ -36,6 +37,8 @@ class Isa:
         The CPU features it takes, by LLVM's names.
     signed : bool
         Whether products of bytes take 8-bit weights as signed bytes.
+    matrix_width : int
+        The width of groups that matrix instructions multiply; 0 if there are none.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Isa:
     widths: tuple[int, ...]
     needs: frozenset[str]
     signed: bool = False
+    matrix_width: int = 0
 
     def row_registers(self, width: int) -> int:
         """How many of a tile's registers of rows `width` tokens take at once."""
@@ -73,6 +77,14 @@ _AVX512VNNI = _AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
 ISAS = {
     isa.name: isa
     for isa in (
+        Isa(
+            "amx",
+            lanes=16,
+            sums=12,
+            widths=(16, 12, 4, 3, 2, 1),
+            needs=_AVX512VNNI | {"amx-tile", "amx-int8"},
+            matrix_width=16,
+        ),
         Isa("avx512vnni", lanes=16, sums=12, widths=(12, 4, 3, 2, 1), needs=_AVX512VNNI),
         Isa("avxvnni", lanes=8, sums=6, widths=(6, 4, 2, 1), needs=_AVX2 | {"avxvnni"}),
         Isa("avx2", lanes=8, sums=6, widths=(6, 4, 2, 1), needs=_AVX2, signed=True),
@@ -90,11 +102,12 @@ ISAS = {
 
 
 def _llvm_features() -> set[str]:
-    """Features of the CPU that numba generates code for, by LLVM's names."""
+    """Features that numba generates code for and the system lets us use, by LLVM's names."""
     flags = numba_config.CPU_FEATURES
     if flags is None:
         flags = host_cpu_features()  # what LLVM says, less what NUMBA_ENABLE_AVX=0 forbids
-    return {flag[1:] for flag in flags.split(",") if flag.startswith("+")}
+    features = {flag[1:] for flag in flags.split(",") if flag.startswith("+")}
+    return features if may_use_amx() else features - {"amx-tile", "amx-int8"}
 
 
 @cache

@@ -12,6 +12,7 @@ Storage of weights: `docs/format.md`. Storage of activations: `activation`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -21,16 +22,41 @@ from numba.core import cgutils
 
 from qllama.kernels import simd
 from qllama.kernels._jit import cfunc, intrinsic
+from qllama.kernels.amx_tile import close_tiles, generate_amx_tile, open_tiles, scratch_bytes
 from qllama.kernels.isa import ISAS, Isa, current_isa
 from qllama.kernels.register_tile import RegisterTile, generate_float_tile, generate_integer_tile
-from qllama.kernels.simd import I8, I64
+from qllama.kernels.simd import I8, I64, Value
 from qllama.kernels.weight_kernels import Q8_BYTES, WEIGHT_KERNELS
 from qllama.quant.types import BLOCK
 
-__all__ = ["build_linear", "call_linear", "linear"]
+__all__ = ["build_linear", "call_linear", "linear", "scratch_bytes"]
 
 _INDEX = {kernel.name: index for index, kernel in enumerate(WEIGHT_KERNELS)}
 _ISA_NAMES = tuple(ISAS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """`n_groups` groups of `width` tokens, from token `first` of the batch on."""
+
+    batch: RegisterTile
+    width: int
+    n_groups: Value
+    first: Value
+    token_bytes: Value
+
+    def generate(self, generate_tile: Callable[[RegisterTile], None]) -> None:
+        """Generate the loop over the groups."""
+        b, batch = self.batch.b, self.batch
+        with cgutils.for_range(b, self.n_groups) as loop:
+            first = b.add(self.first, b.mul(loop.index, I64(self.width)))
+            tile = replace(
+                batch,
+                width=self.width,
+                activations=simd.at(b, batch.activations, b.mul(first, self.token_bytes)),
+                out=simd.at(b, batch.out, b.mul(first, batch.out_stride)),
+            )
+            generate_tile(tile)
 
 
 @intrinsic(prefer_literal=True)
@@ -44,40 +70,45 @@ def _tile_row(
 
     def codegen(context: Any, b: Any, _signature: Any, values: Any) -> Any:
         inner = cgutils.unpack_tuple(b, values[2])
-        weights, activations, out, n_blocks, n_tokens, out_stride, accumulate = inner
+        weights, activations, out, n_blocks, n_tokens, out_stride, accumulate, scratch = inner
         pointer = I8.as_pointer()
-        weights, activations, out = (b.inttoptr(v, pointer) for v in (weights, activations, out))
-        accumulate = b.icmp_signed("!=", accumulate, I64(0))
-        if weight_kernel.activation == "q8":
-            generate, token_bytes = generate_integer_tile, b.mul(n_blocks, I64(Q8_BYTES))
-        else:
-            generate, token_bytes = generate_float_tile, b.mul(n_blocks, I64(4 * BLOCK))
+        weights, activations, out, scratch = (
+            b.inttoptr(v, pointer) for v in (weights, activations, out, scratch)
+        )
+        is_integer = weight_kernel.activation == "q8"
+        batch = RegisterTile(
+            b=b,
+            isa=chosen_isa,
+            kernel=weight_kernel,
+            width=0,
+            weights=weights,
+            activations=activations,
+            out=out,
+            n_blocks=n_blocks,
+            out_stride=out_stride,
+            accumulate=b.icmp_signed("!=", accumulate, I64(0)),
+        )
+        token_bytes = b.mul(n_blocks, I64(Q8_BYTES if is_integer else 4 * BLOCK))
         done = I64(0)
         for width in chosen_isa.widths:
             n_groups = b.sdiv(b.sub(n_tokens, done), I64(width))
-            with cgutils.for_range(b, n_groups) as loop:
-                first = b.add(done, b.mul(loop.index, I64(width)))
-                generate(
-                    RegisterTile(
-                        b=b,
-                        isa=chosen_isa,
-                        kernel=weight_kernel,
-                        width=width,
-                        weights=weights,
-                        activations=simd.at(b, activations, b.mul(first, token_bytes)),
-                        out=simd.at(b, out, b.mul(first, out_stride)),
-                        n_blocks=n_blocks,
-                        out_stride=out_stride,
-                        accumulate=accumulate,
-                    )
-                )
+            groups = _Groups(batch, width, n_groups, done, token_bytes)
+            if not is_integer:
+                groups.generate(generate_float_tile)
+            elif width == chosen_isa.matrix_width:
+                with b.if_then(b.icmp_signed(">", n_groups, I64(0))):
+                    open_tiles(batch, scratch)
+                    groups.generate(lambda tile: generate_amx_tile(tile, scratch))
+                    close_tiles(b)
+            else:
+                groups.generate(generate_integer_tile)
             done = b.add(done, b.mul(n_groups, I64(width)))
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-_LINEAR_SIGNATURE = types.void(*([types.int64] * 7))
+_LINEAR_SIGNATURE = types.void(*([types.int64] * 8))
 
 
 def build_linear(name: str, isa: Isa) -> Any:
@@ -92,16 +123,17 @@ def build_linear(name: str, isa: Isa) -> Any:
     Returns
     -------
     numba CFunc
-        `f(weights, activations, out, n_blocks, n_tokens, out_stride, accumulate)`, all
-        int64: `weights` is the address of one tile, `activations` of the batch packed by
+        `f(weights, activations, out, n_blocks, n_tokens, out_stride, accumulate, scratch)`,
+        all int64: `weights` is the address of one tile, `activations` of the batch packed by
         `activation`, `out` of float32 outputs, token after token `out_stride` bytes
-        apart, 16 values each; nonzero `accumulate` adds to what `out` holds.
+        apart, 16 values each; nonzero `accumulate` adds to what `out` holds; `scratch`
+        of `scratch_bytes(n_blocks)` aligned bytes that integer kernels may write.
     """
     kernel_index, isa_index = _INDEX[name], _ISA_NAMES.index(isa.name)
 
     @cfunc(_LINEAR_SIGNATURE)
-    def linear_tile(weights, activations, out, n_blocks, n_tokens, out_stride, accumulate):
-        arguments = (weights, activations, out, n_blocks, n_tokens, out_stride, accumulate)
+    def linear_tile(weights, activations, out, n_blocks, n_tokens, stride, accumulate, scratch):
+        arguments = (weights, activations, out, n_blocks, n_tokens, stride, accumulate, scratch)
         _tile_row(kernel_index, isa_index, arguments)
 
     return linear_tile

@@ -20,10 +20,22 @@ from qllama.kernels.simd import F32, I8, I16, I32, I64, Value
 from qllama.kernels.weight_kernels import Q8_BYTES, WeightKernel
 from qllama.quant.types import BLOCK, TILE_ROWS
 
-__all__ = ["RegisterTile", "generate_float_tile", "generate_integer_tile"]
+__all__ = [
+    "RegisterTile",
+    "Slots",
+    "block_codes",
+    "block_pointers",
+    "block_scales",
+    "finish_tile",
+    "generate_float_tile",
+    "generate_integer_tile",
+    "sum_minimums",
+]
 
 # The fastest of 512 to 8192: 26 GB/s from a mapped file where 4096 gave 22.5.
 _PREFETCH_BYTES = 2048
+# Two sums a token: 24 of AVX-512's 32 registers.
+_MAX_FLOAT_TOKENS = 12
 #: Stack slots of a tile's vectors, by (token, first row).
 Slots: TypeAlias = "dict[tuple[int, int], Value]"
 
@@ -57,11 +69,12 @@ class RegisterTile:
         n = self.isa.row_registers(self.width)
         return [starts[i : i + n] for i in range(0, len(starts), n)]
 
-    def accumulators(self, kind: Any, rows: list[int]) -> Slots:
-        """Zeroed stack slots by (token, row); LLVM keeps them in registers."""
+    def accumulators(self, rows: list[int], tokens: range | None = None) -> Slots:
+        """Zeroed float32 vectors; LLVM keeps them in registers. Default: all tokens."""
+        kind = simd.vector(F32, self.isa.lanes)
         zero = ir.Constant(kind, None)
         slots = {}
-        for token in range(self.width):
+        for token in range(self.width) if tokens is None else tokens:
             for row in rows:
                 slots[token, row] = cgutils.alloca_once(self.b, kind)
                 self.b.store(zero, slots[token, row])
@@ -78,7 +91,7 @@ class RegisterTile:
         simd.store(b, b.fadd(b.load(before), value), target)
 
 
-def _codes(
+def block_codes(
     tile: RegisterTile, rows: list[int], block: Value
 ) -> Iterator[tuple[int, dict[int, Value]]]:
     """The block's (group, i32 vectors by first row): 4 codes in a lane, as `dot` takes them."""
@@ -101,7 +114,7 @@ def _codes(
             yield j, packed
 
 
-def _block_scales(tile: RegisterTile, block: Value, row: int) -> Value:
+def block_scales(tile: RegisterTile, block: Value, row: int) -> Value:
     """The block's scales of rows `row ..`, float32; q4 holds them as bytes."""
     b, lanes = tile.b, tile.isa.lanes
     scales = simd.at(b, block, 64 * tile.kernel.bits)
@@ -119,32 +132,44 @@ def _bytes_to_f32(tile: RegisterTile, pointer: Value) -> Value:
 
 def generate_integer_tile(tile: RegisterTile) -> None:
     """sum over blocks of scale * activation scale * (codes . activation codes)."""
-    b, kernel, width, lanes = tile.b, tile.kernel, tile.width, tile.isa.lanes
-    vf = simd.vector(F32, lanes)
+    b, kernel, width = tile.b, tile.kernel, tile.width
     for rows in tile.passes:
-        totals = tile.accumulators(vf, rows)
-        minimums = tile.accumulators(vf, rows) if kernel.has_minimum else {}
+        totals = tile.accumulators(rows)
         # A wide tile has no registers left for the minimums: they get a loop of their own.
         fused = kernel.has_minimum and width <= 4
+        minimums = tile.accumulators(rows) if fused else {}
         with cgutils.for_range(b, tile.n_blocks) as loop:
-            block, codes = _block_pointers(tile, loop.index)
+            block, activations = block_pointers(tile, loop.index)
             if width == 1:
                 _prefetch(b, block)
-            _multiply_block(tile, rows, block, codes, totals)
+            _multiply_block(tile, rows, block, activations, totals)
             if fused:
-                _add_minimums(tile, rows, block, codes, minimums)
+                _add_minimums(tile, rows, block, activations, minimums)
         if kernel.has_minimum and not fused:
-            with cgutils.for_range(b, tile.n_blocks) as loop:
-                block, codes = _block_pointers(tile, loop.index)
-                _add_minimums(tile, rows, block, codes, minimums)
-        for (token, row), slot in totals.items():
-            total = b.load(slot)
-            if kernel.has_minimum:
-                total = _apply_row_factors(tile, row, total, b.load(minimums[token, row]))
-            tile.store(token, row, total)
+            minimums = sum_minimums(tile, rows)
+        finish_tile(tile, totals, minimums)
 
 
-def _block_pointers(tile: RegisterTile, index: Value) -> tuple[Value, Value]:
+def sum_minimums(tile: RegisterTile, rows: list[int]) -> Slots:
+    """sum over blocks of minimum code * sum of the block's activations."""
+    b = tile.b
+    minimums = tile.accumulators(rows)
+    with cgutils.for_range(b, tile.n_blocks) as loop:
+        block, activations = block_pointers(tile, loop.index)
+        _add_minimums(tile, rows, block, activations, minimums)
+    return minimums
+
+
+def finish_tile(tile: RegisterTile, totals: Slots, minimums: Slots) -> None:
+    """Apply the row factors, if the weights have any, and write the outputs."""
+    for (token, row), slot in totals.items():
+        total = tile.b.load(slot)
+        if tile.kernel.has_minimum:
+            total = _apply_row_factors(tile, row, total, tile.b.load(minimums[token, row]))
+        tile.store(token, row, total)
+
+
+def block_pointers(tile: RegisterTile, index: Value) -> tuple[Value, Value]:
     """Addresses of block `index` of the weights and of the packed activations."""
     b = tile.b
     block = simd.at(b, tile.weights, b.mul(index, I64(tile.kernel.block_bytes)))
@@ -164,7 +189,7 @@ def _multiply_block(
     for token, start in enumerate(_starts(tile, codes)):
         for row in rows:
             sums[token, row] = byte_dot(b, isa, tile.kernel.bits, start)
-    for group, weights in _codes(tile, rows, block):
+    for group, weights in block_codes(tile, rows, block):
         pointer = simd.at(b, codes, 16 * width + 4 * group * width)
         inputs = simd.load_splats(b, isa, pointer, width, I32, lanes)
         for row in rows:
@@ -172,7 +197,7 @@ def _multiply_block(
                 sums[token, row].add(weights[row], activation)
     factors = simd.load_splats(b, isa, simd.at(b, codes, 8 * width), width, F32, lanes)
     for row in rows:
-        scales = _block_scales(tile, block, row)
+        scales = block_scales(tile, block, row)
         for token, factor in enumerate(factors):
             value = b.sitofp(sums[token, row].total, simd.vector(F32, lanes))
             slot = totals[token, row]
@@ -227,25 +252,34 @@ def _prefetch(b: Any, pointer: Value) -> None:
 def generate_float_tile(tile: RegisterTile) -> None:
     """sum over even k plus sum over odd k of weight * activation, each k ascending.
 
-    Two sums, because one chain of dependent additions would wait for each of them.
+    Two sums, because one chain of dependent additions would wait for each of them. A
+    group too wide for the registers is done in halves.
     """
-    b, isa, width, lanes = tile.b, tile.isa, tile.width, tile.isa.lanes
+    half = tile.width // 2
+    halves = [range(half), range(half, tile.width)]
+    for tokens in [range(tile.width)] if tile.width <= _MAX_FLOAT_TOKENS else halves:
+        for rows in tile.passes:
+            _multiply_floats(tile, rows, tokens)
+
+
+def _multiply_floats(tile: RegisterTile, rows: list[int], tokens: range) -> None:
+    b, isa, lanes = tile.b, tile.isa, tile.isa.lanes
     size = tile.kernel.block_bytes // (BLOCK * TILE_ROWS)
-    for rows in tile.passes:
-        sums = [tile.accumulators(simd.vector(F32, lanes), rows) for _parity in range(2)]
-        with cgutils.for_range(b, b.mul(tile.n_blocks, I64(BLOCK // 2))) as loop:
-            for parity in range(2):
-                k = b.add(b.mul(loop.index, I64(2)), I64(parity))
-                column = simd.at(b, tile.weights, b.mul(k, I64(size * TILE_ROWS)))
-                inputs = simd.at(b, tile.activations, b.mul(k, I64(4 * width)))
-                values = simd.load_splats(b, isa, inputs, width, F32, lanes)
-                for row in rows:
-                    weights = _load_floats(tile, simd.at(b, column, size * row))
-                    for token, value in enumerate(values):
-                        slot = sums[parity][token, row]
-                        b.store(simd.fma(b, isa, weights, value, b.load(slot)), slot)
-        for token, row in sums[0]:
-            tile.store(token, row, b.fadd(*(b.load(half[token, row]) for half in sums)))
+    sums = [tile.accumulators(rows, tokens) for _parity in range(2)]
+    with cgutils.for_range(b, b.mul(tile.n_blocks, I64(BLOCK // 2))) as loop:
+        for parity in range(2):
+            k = b.add(b.mul(loop.index, I64(2)), I64(parity))
+            column = simd.at(b, tile.weights, b.mul(k, I64(size * TILE_ROWS)))
+            inputs = simd.at(b, tile.activations, b.mul(k, I64(4 * tile.width)))
+            inputs = simd.at(b, inputs, 4 * tokens.start)
+            values = simd.load_splats(b, isa, inputs, len(tokens), F32, lanes)
+            for row in rows:
+                weights = _load_floats(tile, simd.at(b, column, size * row))
+                for token, value in zip(tokens, values, strict=True):
+                    slot = sums[parity][token, row]
+                    b.store(simd.fma(b, isa, weights, value, b.load(slot)), slot)
+    for token, row in sums[0]:
+        tile.store(token, row, b.fadd(*(b.load(part[token, row]) for part in sums)))
 
 
 def _load_floats(tile: RegisterTile, pointer: Value) -> Value:

@@ -14,8 +14,10 @@ from llvmlite import binding as llvm
 
 from qllama.kernels import reference
 from qllama.kernels.activation import token_groups
+from qllama.kernels.amx_tile import scratch_bytes
 from qllama.kernels.isa import ISAS
 from qllama.kernels.linear import build_linear
+from qllama.kernels.permission import may_use_amx
 from qllama.kernels.weight_kernels import WEIGHT_KERNELS
 
 BLOCK = 32
@@ -26,6 +28,7 @@ U = 2.0**-24
 KERNELS = {kernel.name: kernel for kernel in WEIGHT_KERNELS}
 #: The CPU feature without which code for an instruction set does not run.
 NEEDS = {
+    "amx": "amx-int8",
     "avx512vnni": "avx512vnni",
     "avxvnni": "avxvnni",
     "avx2": "avx2",
@@ -42,7 +45,7 @@ def host_features():
 def runnable_isas():
     """Instruction sets that this CPU runs; only the forced one where `QLLAMA_ISA` is set."""
     forced = os.environ.get("QLLAMA_ISA")
-    features = host_features()
+    features = host_features() if may_use_amx() else host_features() - {"amx-int8"}
     return [
         isa
         for name, isa in ISAS.items()
@@ -104,7 +107,8 @@ def pack_q8(codes, scales, isa):
             (block_scales * totals.astype(np.float32)).view(np.int32),
         ]
         heads = np.stack(columns, axis=1)
-        bodies = block_codes.transpose(1, 2, 0, 3).reshape(len(totals), 8 * width, 4)
+        order = (1, 0, 2, 3) if width == isa.matrix_width else (1, 2, 0, 3)
+        bodies = block_codes.transpose(order).reshape(len(totals), 8 * width, 4)
         bodies = np.ascontiguousarray(bodies).view(np.int32).reshape(len(totals), -1)
         groups.append(np.concatenate([heads.reshape(len(totals), -1), bodies], axis=1).reshape(-1))
     return aligned_copy(np.concatenate(groups).view(np.uint8))
@@ -135,6 +139,7 @@ def multiply(name, isa, data, shape, packed, n_tokens, out=None, accumulate=0, k
         # NaN shows what is not written.
         out = aligned((n_tokens, padded(rows, TILE_ROWS)), fill=np.nan)
     kernel = kernel or build(name, isa)
+    scratch = aligned(scratch_bytes(n_blocks), np.uint8, fill=0xAA)
     for tile in range(padded(rows, TILE_ROWS) // TILE_ROWS):
         kernel.ctypes(
             address(data) + tile * tile_bytes,
@@ -144,5 +149,6 @@ def multiply(name, isa, data, shape, packed, n_tokens, out=None, accumulate=0, k
             n_tokens,
             out.strides[0],
             accumulate,
+            address(scratch),
         )
     return out[:, :rows]
