@@ -113,9 +113,7 @@ def generate_amx_tile(tile: RegisterTile, scratch: Value) -> None:
         _multiply(b, simd.at(b, activations, 16 * MATRIX_TOKENS), codes, scratch)
         weight_scales = simd.load(b, scales, vf, 64)
         for (token, _row), slot in totals.items():
-            sums = simd.load(
-                b, simd.at(b, scratch, _ROW_BYTES * token), simd.vector(I32, TILE_ROWS), 64
-            )
+            sums = simd.load(b, simd.at(b, scratch, _ROW_BYTES * token), vi, 64)
             pointer = simd.at(b, activations, 8 * MATRIX_TOKENS + 4 * token)
             factor = b.fmul(weight_scales, simd.load_splat(b, pointer, F32, TILE_ROWS))
             b.store(simd.fma(b, tile.isa, b.sitofp(sums, vf), factor, b.load(slot)), slot)
