@@ -47,7 +47,7 @@ __all__ = [
 _FLOAT = 4
 _HALF = 2
 #: Queries that share a pass over the keys and one over the values.
-_GROUP = current_isa().widths[0]
+_GROUP = current_isa().vector_width
 
 
 @inlined
@@ -228,7 +228,7 @@ def _score(
             for half in range(PANEL // TILE_ROWS):
                 tile = panel + panel_bytes // 2 * half
                 target = out + _FLOAT * TILE_ROWS * half
-                call_linear(key_kernel, (tile, packed, target, n_blocks, count, ROW_BYTES, 0))
+                call_linear(key_kernel, (tile, packed, target, n_blocks, count, ROW_BYTES, 0, 0))
 
 
 @njit

@@ -54,6 +54,11 @@ class Isa:
         return min(TILE_ROWS // self.lanes, max(1, self.sums // width))
 
     @property
+    def vector_width(self) -> int:
+        """The width of the widest groups whose sums fit the vector registers."""
+        return next(width for width in self.widths if width != self.matrix_width)
+
+    @property
     def has_fma(self) -> bool:
         """Whether fused multiply-add is an instruction."""
         return not self.needs.isdisjoint({"fma", "neon"})

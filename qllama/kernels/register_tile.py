@@ -34,8 +34,6 @@ __all__ = [
 
 # The fastest of 512 to 8192: 26 GB/s from a mapped file where 4096 gave 22.5.
 _PREFETCH_BYTES = 2048
-# Two sums a token: 24 of AVX-512's 32 registers.
-_MAX_FLOAT_TOKENS = 12
 #: Stack slots of a tile's vectors, by (token, first row).
 Slots: TypeAlias = "dict[tuple[int, int], Value]"
 
@@ -257,7 +255,7 @@ def generate_float_tile(tile: RegisterTile) -> None:
     """
     half = tile.width // 2
     halves = [range(half), range(half, tile.width)]
-    for tokens in [range(tile.width)] if tile.width <= _MAX_FLOAT_TOKENS else halves:
+    for tokens in [range(tile.width)] if tile.width <= tile.isa.vector_width else halves:
         for rows in tile.passes:
             _multiply_floats(tile, rows, tokens)
 

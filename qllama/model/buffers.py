@@ -9,7 +9,7 @@ import numpy as np
 from qllama.config import ModelConfig
 from qllama.kernels.attention import partial_bytes
 from qllama.kernels.kv_layout import Q8
-from qllama.kernels.linear import linear
+from qllama.kernels.linear import linear, scratch_bytes
 from qllama.kernels.team import ThreadTeam
 from qllama.kernels.weight_kernels import Q8_BYTES
 from qllama.model.arena import Arena
@@ -60,6 +60,7 @@ class Buffers:
             attention_scratch_bytes(plan.max_queries, cache.head_size),
         )
         scratch = _padded(scratch, 128)
+        unpacked = _padded(scratch_bytes(int(weights.linears["n_blocks"].max())), 128)
         needs_q8, needs_f32 = "q8" in weights.packings, "f32" in weights.packings
 
         self._arena = Arena()
@@ -75,6 +76,7 @@ class Buffers:
             "packed_f32": needs_f32 * _FLOAT * widest * n_batch,
             "hidden_f32": needs_f32 * _FLOAT * mlp * n_batch,
             "scratch": scratch * team.n_threads,
+            "unpacked": unpacked * team.n_threads,
         }.items():
             self._arena.reserve(name, n_bytes)
         addresses = self._arena.allocate()
@@ -104,6 +106,7 @@ class Buffers:
             "layer_bytes": cache.layer_bytes,
             "key_kernel": linear("q8_0").address if cache.kv_type == Q8 else 0,
             "scratch_bytes": scratch,
+            "unpacked_bytes": unpacked,
             "team": team.state,
             "n_threads": team.n_threads,
             "eps": config.rms_norm_eps,

@@ -66,10 +66,10 @@ def _decoder_step(address, thread):
 
 @njit
 def _decoder_layer(model, batch, layer, linears, i, thread):
-    n_tokens = batch.n_tokens
+    n_tokens, residual, columns = batch.n_tokens, model.residual, model.hidden_padded
     normalize(model, n_tokens, layer.input_norm, thread)
     barrier(model.team, model.n_threads)
-    project_qkv(model, batch, linears, i)
+    project_qkv(model, batch, linears, i, thread)
     barrier(model.team, model.n_threads)
     rotate_and_append(model, batch, layer, i, thread)
     barrier(model.team, model.n_threads)
@@ -77,13 +77,13 @@ def _decoder_layer(model, batch, layer, linears, i, thread):
     barrier(model.team, model.n_threads)
     pack_attended(model, batch, thread)
     barrier(model.team, model.n_threads)
-    multiply(model, n_tokens, linears[i, O], False, model.residual, model.hidden_padded, 1)
+    multiply(model, n_tokens, linears[i, O], False, residual, columns, 1, thread)
     barrier(model.team, model.n_threads)
     normalize(model, n_tokens, layer.post_attention_norm, thread)
     barrier(model.team, model.n_threads)
     feed_forward(model, n_tokens, linears[i, GATE], linears[i, UP], thread)
     barrier(model.team, model.n_threads)
-    multiply(model, n_tokens, linears[i, DOWN], True, model.residual, model.hidden_padded, 1)
+    multiply(model, n_tokens, linears[i, DOWN], True, residual, columns, 1, thread)
     barrier(model.team, model.n_threads)
 
 

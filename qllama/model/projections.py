@@ -12,6 +12,7 @@ import numpy as np
 from qllama.kernels import vector as v
 from qllama.kernels._jit import njit
 from qllama.kernels.activation import group_of, pack_f32, pack_q8, q8_residual
+from qllama.kernels.isa import current_isa
 from qllama.kernels.linear import call_linear
 from qllama.kernels.norm import rms_norm
 from qllama.kernels.swiglu import swiglu
@@ -34,6 +35,10 @@ _FLOAT = 4
 _TILE_FLOATS = _FLOAT * TILE_ROWS
 #: A claim of weight tiles is about this many bytes, fewer where there is little work.
 _CLAIM_BYTES = 32768
+#: Packed activations of the tokens handled together: they stay in the second-level cache
+#: while one tile of weights after the other goes by.
+_CACHED_BYTES = 1 << 20
+_WIDEST = current_isa().widths[0]
 
 
 @njit
@@ -72,16 +77,36 @@ def _claim_size(model, n_tiles, tile_bytes, n_tokens):
 
 
 @njit
-def _multiply_tile(linear, tile, activations, n_tokens, out, stride, accumulate):
-    """One tile of one matrix times all tokens, plus its bias."""
+def _token_bytes(linear):
+    """Bytes of one token's packed activations."""
+    return linear.n_blocks * (_FLOAT * BLOCK if linear.packing == 1 else Q8_BYTES)
+
+
+@njit
+def _cached_tokens(linear):
+    """Tokens handled together, a multiple of the widest group: no group is cut in two."""
+    return max(1, _CACHED_BYTES // _token_bytes(linear) // _WIDEST) * _WIDEST
+
+
+@njit
+def _multiply_tile(model, linear, tile, activations, first, n_tokens, out, accumulate, thread):
+    """One tile of one matrix times tokens `first` .. of a batch, plus its bias.
+
+    `activations` is the address of the batch's, `out` (address, bytes a row) of token
+    `first`'s outputs.
+    """
+    address, stride = out
     weights = linear.weights + tile * linear.tile_bytes
+    inputs = activations + _token_bytes(linear) * first
+    scratch = model.unpacked + model.unpacked_bytes * thread
+    n_blocks = linear.n_blocks
     call_linear(
-        linear.kernel, (weights, activations, out, linear.n_blocks, n_tokens, stride, accumulate)
+        linear.kernel, (weights, inputs, address, n_blocks, n_tokens, stride, accumulate, scratch)
     )
     if linear.bias != 0:
         bias = v.load(linear.bias + _TILE_FLOATS * tile)
         for t in range(n_tokens):
-            v.store(out + stride * t, v.load(out + stride * t) + bias)
+            v.store(address + stride * t, v.load(address + stride * t) + bias)
 
 
 @njit
@@ -93,7 +118,7 @@ def _activations(model, linear, is_hidden):
 
 
 @njit
-def multiply(model, n_tokens, linear, is_hidden, out, columns, accumulate):
+def multiply(model, n_tokens, linear, is_hidden, out, columns, accumulate, thread):
     """out[t] (+)= linear(packed activations of t), `columns` floats a row.
 
     `is_hidden`: the activations are those between the feed-forward layer's matrices.
@@ -101,19 +126,24 @@ def multiply(model, n_tokens, linear, is_hidden, out, columns, accumulate):
     """
     activations = _activations(model, linear, is_hidden)
     count = _claim_size(model, linear.n_tiles, linear.tile_bytes, n_tokens)
+    stride = _FLOAT * columns
+    together = _cached_tokens(linear)
+    n_claims = (linear.n_tiles + count - 1) // count
     while True:
-        first = claim(model.team, count)
-        if first >= linear.n_tiles:
+        part, claimed = divmod(claim(model.team, 1), n_claims)
+        first = part * together
+        if first >= n_tokens:
             return
-        for tile in range(first, min(first + count, linear.n_tiles)):
-            address = out + _TILE_FLOATS * tile
+        n = min(together, n_tokens - first)
+        for tile in range(claimed * count, min((claimed + 1) * count, linear.n_tiles)):
+            address = out + stride * first + _TILE_FLOATS * tile
             _multiply_tile(
-                linear, tile, activations, n_tokens, address, _FLOAT * columns, accumulate
+                model, linear, tile, activations, first, n, (address, stride), accumulate, thread
             )
 
 
 @njit
-def project_qkv(model, batch, linears, layer):
+def project_qkv(model, batch, linears, layer, thread):
     """qkv[t] = q, k and v projections, one shared run of tiles."""
     q, k = linears[layer, Q], linears[layer, K]
     k_start = q.n_tiles
@@ -121,11 +151,15 @@ def project_qkv(model, batch, linears, layer):
     n_tiles = v_start + linears[layer, V].n_tiles
     count = _claim_size(model, n_tiles, q.tile_bytes, batch.n_tokens)
     stride = _FLOAT * model.qkv_columns
+    together = _cached_tokens(q)
+    n_claims = (n_tiles + count - 1) // count
     while True:
-        first = claim(model.team, count)
-        if first >= n_tiles:
+        part, claimed = divmod(claim(model.team, 1), n_claims)
+        token = part * together
+        if token >= batch.n_tokens:
             return
-        for i in range(first, min(first + count, n_tiles)):
+        n = min(together, batch.n_tokens - token)
+        for i in range(claimed * count, min((claimed + 1) * count, n_tiles)):
             which, tile, column = Q, i, 0
             if i >= v_start:
                 which, tile, column = V, i - v_start, model.v_column
@@ -133,8 +167,8 @@ def project_qkv(model, batch, linears, layer):
                 which, tile, column = K, i - k_start, model.k_column
             linear = linears[layer, which]
             activations = _activations(model, linear, False)
-            out = model.qkv + _FLOAT * column + _TILE_FLOATS * tile
-            _multiply_tile(linear, tile, activations, batch.n_tokens, out, stride, 0)
+            out = model.qkv + stride * token + _FLOAT * column + _TILE_FLOATS * tile
+            _multiply_tile(model, linear, tile, activations, token, n, (out, stride), 0, thread)
 
 
 @njit
@@ -174,7 +208,8 @@ def multiply_head(model, batch, head, thread):
         if first >= head.n_tiles:
             return
         for tile in range(first, min(first + count, head.n_tiles)):
-            _multiply_tile(head, tile, activations, n_rows, rows, _TILE_FLOATS, 0)
+            out = (rows, _TILE_FLOATS)
+            _multiply_tile(model, head, tile, activations, 0, n_rows, out, 0, thread)
             for t in range(batch.n_outputs):
                 logits = v.load(rows + _TILE_FLOATS * parts * t)
                 if parts == 2:
@@ -190,27 +225,31 @@ def feed_forward(model, n_tokens, gate, up, thread):
     gates = model.scratch + model.scratch_bytes * thread
     ups = gates + stride * n_tokens
     count = _claim_size(model, model.intermediate_blocks, 4 * gate.tile_bytes, n_tokens)
+    together = _cached_tokens(gate)
+    n_claims = (model.intermediate_blocks + count - 1) // count
     while True:
-        first = claim(model.team, count)
-        if first >= model.intermediate_blocks:
+        part, claimed = divmod(claim(model.team, 1), n_claims)
+        first = part * together
+        if first >= n_tokens:
             return
-        for block in range(first, min(first + count, model.intermediate_blocks)):
+        n = min(together, n_tokens - first)
+        for block in range(claimed * count, min((claimed + 1) * count, model.intermediate_blocks)):
             for half in range(2):
                 tile = 2 * block + half
                 out = _TILE_FLOATS * half
                 if tile < gate.n_tiles:
                     a = _activations(model, gate, False)
-                    _multiply_tile(gate, tile, a, n_tokens, gates + out, stride, 0)
+                    _multiply_tile(model, gate, tile, a, first, n, (gates + out, stride), 0, thread)
                     a = _activations(model, up, False)
-                    _multiply_tile(up, tile, a, n_tokens, ups + out, stride, 0)
-                    for t in range(n_tokens):
+                    _multiply_tile(model, up, tile, a, first, n, (ups + out, stride), 0, thread)
+                    for t in range(n):
                         row = gates + out + stride * t
                         swiglu(row, ups + out + stride * t, row)
                 else:
-                    for t in range(n_tokens):
+                    for t in range(n):
                         v.store(gates + out + stride * t, v.splat(np.float32(0.0)))
-            for t in range(n_tokens):
-                _pack_block(model, gates + stride * t, block, t, n_tokens)
+            for t in range(n):
+                _pack_block(model, gates + stride * t, block, first + t, n_tokens)
 
 
 @njit

@@ -66,6 +66,8 @@ MODEL = np.dtype(
         # output, partials and arrivals of split attention, `scratch_bytes` for each thread.
         *_int64("residual", "packed_q8", "packed_f32", "qkv", "attended", "partials"),
         *_int64("arrivals", "hidden_q8", "hidden_f32", "scratch", "scratch_bytes"),
+        # And what the matrix kernels may write, `unpacked_bytes` for each thread.
+        *_int64("unpacked", "unpacked_bytes"),
         *_int64("team", "n_threads"),
         ("eps", np.float32),
         ("attention_scale", np.float32),
