@@ -18,6 +18,7 @@ from qllama.kernels.isa import ISAS, current_isa
 
 AVX2 = {"avx2", "fma", "f16c"}
 AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512vnni"}
+AMX = {"amx-tile", "amx-int8"}
 
 
 def choose(monkeypatch, features=None, forced=None):
@@ -35,6 +36,9 @@ def choose(monkeypatch, features=None, forced=None):
     [
         (AVX512 | AVX2, "avx512vnni"),
         (AVX512 | AVX2 | {"avx512bf16"}, "avx512vnni"),
+        (AMX | AVX512 | AVX2, "amx"),
+        *[((AMX | AVX512 | AVX2) - {missing}, "avx512vnni") for missing in sorted(AMX)],
+        (AMX | AVX2, "avx2"),
         *[((AVX512 | AVX2) - {missing}, "avx2") for missing in sorted(AVX512)],
         (AVX2, "avx2"),
         *[(AVX2 - {missing}, "portable") for missing in sorted(AVX2)],
@@ -54,7 +58,8 @@ def test_isa_is_chosen_by_all_features_it_needs(monkeypatch, features, expected)
 
 @pytest.mark.parametrize("forced", ISAS)
 def test_isa_forced_by_the_environment_wins(monkeypatch, forced):
-    assert choose(monkeypatch, AVX512 | AVX2 | {"avxvnni", "neon", "dotprod"}, forced) == forced
+    everything = AMX | AVX512 | AVX2 | {"avxvnni", "neon", "dotprod"}
+    assert choose(monkeypatch, everything, forced) == forced
 
 
 def test_isa_empty_variable_forces_nothing(monkeypatch):
@@ -83,6 +88,14 @@ def test_isa_unknown_name_is_refused_with_the_known_ones(monkeypatch):
     ],
 )
 def test_isa_follows_the_features_given_to_numba(monkeypatch, flags, expected):
+    monkeypatch.setattr(isa.numba_config, "CPU_FEATURES", flags)
+    assert choose(monkeypatch) == expected
+
+
+@pytest.mark.parametrize(("granted", "expected"), [(True, "amx"), (False, "avx512vnni")])
+def test_isa_takes_amx_only_where_the_system_grants_it(monkeypatch, granted, expected):
+    monkeypatch.setattr(isa, "may_use_amx", lambda: granted)
+    flags = ",".join(f"+{name}" for name in AMX | AVX512 | AVX2)
     monkeypatch.setattr(isa.numba_config, "CPU_FEATURES", flags)
     assert choose(monkeypatch) == expected
 

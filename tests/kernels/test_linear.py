@@ -112,6 +112,20 @@ def test_linear_token_has_the_same_bits_in_any_batch(name, isa, k):
         np.testing.assert_array_equal(y, everything[first : first + n_tokens], str(n_tokens))
 
 
+@pytest.mark.skipif({"amx", "avx512vnni"} - {isa.name for isa in ISAS} != set(), reason="no AMX")
+@pytest.mark.parametrize("name", INTEGER)
+@pytest.mark.parametrize("k", K)
+def test_linear_matrix_instructions_give_the_bits_of_the_vector_ones(name, k):
+    shape = (40, k)
+    data = weights(name, *shape)
+    results = [
+        multiply(name, isa, data, shape, activations(inputs(k), name, isa)[0], MANY)
+        for isa in ISAS
+        if isa.name in ("amx", "avx512vnni")
+    ]
+    np.testing.assert_array_equal(*results)
+
+
 @each_isa
 @each_type
 def test_linear_one_changed_bit_is_seen(name, isa):
