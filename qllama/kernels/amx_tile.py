@@ -4,8 +4,9 @@ One instruction multiplies a matrix tile of 16 tokens by 32 columns with one of 
 columns by 16 rows, exactly; the sums go through memory into vector registers, where
 they are scaled as `register_tile` scales them, in the same order: the same bits.
 
-A weight tile is unpacked to signed bytes first, once for all tokens. Where:
-`scratch`, aligned to 64, holds the sums of a block (16 tokens of 16 int32), then the
+A weight tile is unpacked to signed bytes first, once for all tokens. Throughout:
+`tile` is a register tile as `linear` makes them, `b` an llvmlite IRBuilder; `scratch`,
+aligned to 64, holds the sums of a block (16 tokens of 16 int32), then the
 unpacked codes (512 bytes a block), then the scales (16 float32 a block).
 Instructions and tile registers: Intel 64 and IA-32 manual, volume 1, chapter 18.
 """

@@ -47,7 +47,7 @@ __all__ = [
 _FLOAT = 4
 _HALF = 2
 #: Queries that share a pass over the keys and one over the values.
-_GROUP = current_isa().vector_width
+_GROUP = current_isa().vector_widths[0]
 
 
 @inlined

@@ -54,9 +54,9 @@ class Isa:
         return min(TILE_ROWS // self.lanes, max(1, self.sums // width))
 
     @property
-    def vector_width(self) -> int:
-        """The width of the widest groups whose sums fit the vector registers."""
-        return next(width for width in self.widths if width != self.matrix_width)
+    def vector_widths(self) -> tuple[int, ...]:
+        """The widths of the groups whose sums are kept in vector registers."""
+        return tuple(width for width in self.widths if width != self.matrix_width)
 
     @property
     def has_fma(self) -> bool:

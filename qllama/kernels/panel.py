@@ -115,7 +115,7 @@ def _multiply(_context: Any, kind: Any, arguments: Any) -> tuple[Any, Callable[.
         )
         accumulate = b.icmp_signed("!=", accumulate, I64(0))
         done = I64(0)
-        for width in isa.widths:
+        for width in isa.vector_widths:
             n_groups = b.sdiv(b.sub(n_rows, done), I64(width))
             with cgutils.for_range(b, n_groups) as loop:
                 first = b.add(done, b.mul(loop.index, I64(width)))

@@ -1,7 +1,10 @@
 """Generates one register tile: a few tokens times the 16 rows of a weight tile.
 
 Knows weights and packed activations by address, and nothing of how a batch is cut
-into groups: that is `linear`'s.
+into groups: that is `linear`'s. Throughout: `tile` is the tile, `rows` the first rows
+of the registers handled together, `block` the address of a block of weights and
+`activations` that of the tokens' block, `index` a block's number, `row` a first row;
+`totals` and `minimums` are sums, by (token, first row).
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ class RegisterTile:
         return [starts[i : i + n] for i in range(0, len(starts), n)]
 
     def accumulators(self, rows: list[int], tokens: range | None = None) -> Slots:
-        """Zeroed float32 vectors; LLVM keeps them in registers. Default: all tokens."""
+        """Zeroed float32 vectors; LLVM keeps them in registers. Default `tokens`: all."""
         kind = simd.vector(F32, self.isa.lanes)
         zero = ir.Constant(kind, None)
         slots = {}
@@ -79,7 +82,7 @@ class RegisterTile:
         return slots
 
     def store(self, token: int, row: int, value: Value) -> None:
-        """Write (or add to) the outputs of rows `row ..` for one token."""
+        """Write `value` to (or add it to) the outputs of rows `row ..` for one token."""
         b = self.b
         target = simd.at(b, self.out, b.mul(I64(token), self.out_stride))
         target = simd.at(b, target, 4 * row)
@@ -255,7 +258,7 @@ def generate_float_tile(tile: RegisterTile) -> None:
     """
     half = tile.width // 2
     halves = [range(half), range(half, tile.width)]
-    for tokens in [range(tile.width)] if tile.width <= tile.isa.vector_width else halves:
+    for tokens in [range(tile.width)] if tile.width <= tile.isa.vector_widths[0] else halves:
         for rows in tile.passes:
             _multiply_floats(tile, rows, tokens)
 

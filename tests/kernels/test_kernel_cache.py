@@ -98,7 +98,7 @@ x, y, out = (np.arange(64, dtype=np.float32) for _ in range(3))
 groups = token_groups(31, current_isa())
 assert [group_of(first, 31) for first, _ in groups] == groups, groups
 w = np.ones((32, 16), np.float16)
-linear("f16").ctypes(w.ctypes.data, x.ctypes.data, out.ctypes.data, 1, 1, 64, 0)
+linear("f16").ctypes(w.ctypes.data, x.ctypes.data, out.ctypes.data, 1, 1, 64, 0, 0)
 assert (out[:16] == x[:32].sum()).all()
 """
 
