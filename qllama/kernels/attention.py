@@ -225,6 +225,8 @@ def _score(
                 multiply_panel(F16_PANEL, count, rows, part, 0, out, columns, ROW_BYTES, segment)
         else:
             packed = queries + n_queries * ROW_BYTES * segments + Q8_BYTES * n_blocks * first
+            for line in range(0, panel_bytes, 64):
+                v.prefetch(panel + panel_bytes + line)
             for half in range(PANEL // TILE_ROWS):
                 tile = panel + panel_bytes // 2 * half
                 target = out + _FLOAT * TILE_ROWS * half
@@ -253,9 +255,10 @@ def _softmax(scores, start, end, first, stop, summary):
         if low < high and (first > i or stop < i + v.LANES):
             score = v.load(scores + _FLOAT * i)
             v.store(scores + _FLOAT * i, v.keep_lanes(score, first - i, stop - i, lowest))
+    # A NaN is passed over here and shows in its weight.
     largest = lowest
     for i in range(low, high, v.LANES):
-        largest = v.maximum(largest, v.load(scores + _FLOAT * i))
+        largest = v.larger(v.load(scores + _FLOAT * i), largest)
     maximum = v.reduce_max(largest)
     shift = v.splat(maximum)
     total = zero

@@ -31,6 +31,7 @@ __all__ = [
     "finite_halves",
     "fma",
     "keep_lanes",
+    "larger",
     "load",
     "load_bf16_scalar",
     "load_byte",
@@ -40,6 +41,7 @@ __all__ = [
     "load_scalar",
     "maximum",
     "pointer",
+    "prefetch",
     "reduce_add",
     "reduce_max",
     "splat",
@@ -138,6 +140,11 @@ def _wider(b: Any, x: Value, y: Value) -> Value:
     return b.call(simd.declare(b, f"llvm.maximum.{suffix}", x.type, [x.type] * 2), [x, y])
 
 
+def _larger(b: Any, x: Value, y: Value) -> Value:
+    """The larger of each lane; y where x is NaN: one instruction, where `_wider` takes three."""
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
 def _keep_lanes(b: Any, x: Value, first: Value, end: Value, other: Value) -> Value:
     lanes = ir.Constant(_VI, list(range(LANES)))
     first, end = (simd.splat(b, b.trunc(v, I32), LANES) for v in (first, end))
@@ -146,8 +153,9 @@ def _keep_lanes(b: Any, x: Value, first: Value, end: Value, other: Value) -> Val
 
 
 def _exp(b: Any, x: Value) -> Value:
-    # 2**n * exp(r), n = rint(x / ln 2), r in +-ln2/2 by a two-part ln 2; the
-    # degree 6 polynomial is Cephes' expf (Moshier 1989), error below 2 ulp.
+    # 2**n * exp(r), n = rint(x / ln 2), r in +-ln2/2 by a two-part ln 2 (Moshier 1989,
+    # Cephes' expf). The polynomial of degree 5 has the least relative error there, 1.05e-7,
+    # of those that begin with 1 + r; rounding adds about as much.
     number = lambda value: simd.constant(F32, LANES, value)  # noqa: E731
     # n is rounded by adding 1.5 * 2**23, which leaves it in the low bits of the sum.
     isa = current_isa()
@@ -158,10 +166,9 @@ def _exp(b: Any, x: Value) -> Value:
     n = b.fsub(shifted, magic)
     r = simd.fma(b, isa, n, number(-0.693359375), x)
     r = simd.fma(b, isa, n, number(2.12194440e-4), r)
-    p = number(1.9875691500e-4)
-    for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5):
+    p = number(8.312501013e-3)
+    for c in (4.1890330613e-2, 1.6667115688e-1, 4.9999231100e-1, 1.0, 1.0):
         p = simd.fma(b, isa, p, r, number(c))
-    p = b.fadd(simd.fma(b, isa, p, b.fmul(r, r), r), number(1.0))
     exponent = b.shl(b.bitcast(shifted, _VI), simd.constant(I32, LANES, 23))
     power = b.bitcast(b.add(b.bitcast(p, _VI), exponent), _VF)
     return b.select(too_small, number(0.0), power)
@@ -209,6 +216,8 @@ load_int = _operation(
 load_scalar = _operation("load_scalar", _F, [_A], lambda b, p: simd.load(b, _pointer(b, p), F32))
 #: The address as a pointer, for `carray`.
 pointer = _operation("pointer", types.voidptr, [_A], lambda b, p: _pointer(b, p))
+#: prefetch(address): ask for its cache line, into the second-level cache.
+prefetch = _operation("prefetch", types.void, [_A], lambda b, p: simd.prefetch(b, _pointer(b, p)))
 store = _operation(
     "store", types.void, [_A, f32x16], lambda b, p, x: simd.store(b, x, _pointer(b, p))
 )
@@ -233,6 +242,8 @@ fma = _operation(
 )
 absolute = _operation("absolute", f32x16, [f32x16], _unary("fabs"))
 maximum = _operation("maximum", f32x16, [f32x16] * 2, _wider)
+#: larger(x, y): the larger of each lane; y's where x is NaN.
+larger = _operation("larger", f32x16, [f32x16] * 2, _larger)
 reduce_add = _operation(
     "reduce_add", _F, [f32x16], lambda b, x: _halves(b, x, lambda b, y, z: b.fadd(y, z))
 )
