@@ -10,8 +10,11 @@ import os
 from dataclasses import dataclass
 from functools import cache
 
+from llvmlite import binding as llvm
+
 from qllama.errors import KernelError
 from qllama.kernels._jit import host_cpu_features, numba_config
+from qllama.kernels.arm import arm_features
 from qllama.kernels.permission import may_use_amx
 from qllama.quant.types import TILE_ROWS
 
@@ -112,6 +115,8 @@ def _llvm_features() -> set[str]:
     if flags is None:
         flags = host_cpu_features()  # what LLVM says, less what NUMBA_ENABLE_AVX=0 forbids
     features = {flag[1:] for flag in flags.split(",") if flag.startswith("+")}
+    cpu = numba_config.CPU_NAME or llvm.get_host_cpu_name()
+    features |= arm_features(llvm.get_process_triple(), cpu, flags)
     return features if may_use_amx() else features - {"amx-tile", "amx-int8"}
 
 

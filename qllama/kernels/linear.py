@@ -11,7 +11,7 @@ Storage of weights: `docs/format.md`. Storage of activations: `activation`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -26,10 +26,10 @@ from qllama.kernels.amx_tile import close_tiles, generate_amx_tile, open_tiles, 
 from qllama.kernels.isa import ISAS, Isa, current_isa
 from qllama.kernels.register_tile import RegisterTile, generate_float_tile, generate_integer_tile
 from qllama.kernels.simd import I8, I64, Value
-from qllama.kernels.weight_kernels import Q8_BYTES, WEIGHT_KERNELS
+from qllama.kernels.weight_kernels import Q8_BYTES, WEIGHT_KERNELS, WeightKernel
 from qllama.quant.types import BLOCK
 
-__all__ = ["build_linear", "call_linear", "linear", "scratch_bytes"]
+__all__ = ["build_linear", "call_linear", "generate_linear", "linear", "scratch_bytes"]
 
 _INDEX = {kernel.name: index for index, kernel in enumerate(WEIGHT_KERNELS)}
 _ISA_NAMES = tuple(ISAS)
@@ -59,6 +59,53 @@ class _Groups:
             generate_tile(tile)
 
 
+def generate_linear(b: Any, kernel: WeightKernel, isa: Isa, arguments: Sequence[Value]) -> None:
+    """Append the body of a kernel to a function.
+
+    Parameters
+    ----------
+    b : llvmlite.ir.IRBuilder
+    kernel : WeightKernel
+        The weight type.
+    isa : Isa
+        The instruction set to generate for; not necessarily this machine's.
+    arguments : sequence of i64
+        What `build_linear` says, in this order.
+    """
+    weights, activations, out, n_blocks, n_tokens, out_stride, accumulate, scratch = arguments
+    weights, activations, out, scratch = (
+        b.inttoptr(v, I8.as_pointer()) for v in (weights, activations, out, scratch)
+    )
+    is_integer = kernel.activation == "q8"
+    batch = RegisterTile(
+        b=b,
+        isa=isa,
+        kernel=kernel,
+        width=0,
+        weights=weights,
+        activations=activations,
+        out=out,
+        n_blocks=n_blocks,
+        out_stride=out_stride,
+        accumulate=b.icmp_signed("!=", accumulate, I64(0)),
+    )
+    token_bytes = b.mul(n_blocks, I64(Q8_BYTES if is_integer else 4 * BLOCK))
+    done = I64(0)
+    for width in isa.widths:
+        n_groups = b.sdiv(b.sub(n_tokens, done), I64(width))
+        groups = _Groups(batch, width, n_groups, done, token_bytes)
+        if not is_integer:
+            groups.generate(generate_float_tile)
+        elif width == isa.matrix_width:
+            with b.if_then(b.icmp_signed(">", n_groups, I64(0))):
+                open_tiles(batch, scratch)
+                groups.generate(lambda tile: generate_amx_tile(tile, scratch))
+                close_tiles(b)
+        else:
+            groups.generate(generate_integer_tile)
+        done = b.add(done, b.mul(n_groups, I64(width)))
+
+
 @intrinsic(prefer_literal=True)
 def _tile_row(
     _context: Any, kernel: Any, isa: Any, arguments: Any
@@ -69,40 +116,7 @@ def _tile_row(
     chosen_isa = ISAS[_ISA_NAMES[isa.literal_value]]
 
     def codegen(context: Any, b: Any, _signature: Any, values: Any) -> Any:
-        inner = cgutils.unpack_tuple(b, values[2])
-        weights, activations, out, n_blocks, n_tokens, out_stride, accumulate, scratch = inner
-        pointer = I8.as_pointer()
-        weights, activations, out, scratch = (
-            b.inttoptr(v, pointer) for v in (weights, activations, out, scratch)
-        )
-        is_integer = weight_kernel.activation == "q8"
-        batch = RegisterTile(
-            b=b,
-            isa=chosen_isa,
-            kernel=weight_kernel,
-            width=0,
-            weights=weights,
-            activations=activations,
-            out=out,
-            n_blocks=n_blocks,
-            out_stride=out_stride,
-            accumulate=b.icmp_signed("!=", accumulate, I64(0)),
-        )
-        token_bytes = b.mul(n_blocks, I64(Q8_BYTES if is_integer else 4 * BLOCK))
-        done = I64(0)
-        for width in chosen_isa.widths:
-            n_groups = b.sdiv(b.sub(n_tokens, done), I64(width))
-            groups = _Groups(batch, width, n_groups, done, token_bytes)
-            if not is_integer:
-                groups.generate(generate_float_tile)
-            elif width == chosen_isa.matrix_width:
-                with b.if_then(b.icmp_signed(">", n_groups, I64(0))):
-                    open_tiles(batch, scratch)
-                    groups.generate(lambda tile: generate_amx_tile(tile, scratch))
-                    close_tiles(b)
-            else:
-                groups.generate(generate_integer_tile)
-            done = b.add(done, b.mul(n_groups, I64(width)))
+        generate_linear(b, weight_kernel, chosen_isa, cgutils.unpack_tuple(b, values[2]))
         return context.get_dummy_value()
 
     return signature, codegen

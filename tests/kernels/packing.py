@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from llvmlite import binding as llvm
 
+from qllama.kernels import isa as isa_module
 from qllama.kernels import reference
 from qllama.kernels.activation import token_groups
 from qllama.kernels.amx_tile import scratch_bytes
@@ -39,7 +40,8 @@ NEEDS = {
 
 def host_features():
     """Features of the CPU that this runs on, by LLVM's names."""
-    return {name for name, present in llvm.get_host_cpu_features().items() if present}
+    listed = {name for name, present in llvm.get_host_cpu_features().items() if present}
+    return listed | isa_module._llvm_features()  # no list has those of an ARM CPU
 
 
 def runnable_isas():
