@@ -11,6 +11,7 @@ import click
 
 from harness.comparison import Comparison, Side
 from harness.document import comparisons_in, read
+from harness.kernel_rows import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,18 +103,23 @@ def thread_lines(axes: Axes, document: dict[str, Any]) -> None:
 
 def kernel_bars(axes: Axes, document: dict[str, Any]) -> None:
     """What each matrix kernel reaches of its limit."""
-    rows = document["kernels"]
+    rows = [Row(**entry) for entry in document["kernels"]]
     places = range(len(rows))
-    shares = [statistics.median(row["share"]) * 100 for row in rows]
-    axes.barh(places, shares, color=_OURS, height=0.7)
-    for place, share in zip(places, shares, strict=True):
+    shares = [100 * statistics.median(row.shares) for row in rows]
+    colors = [_OURS if row.n_tokens == 1 else _RIVALS[0] for row in rows]
+    axes.barh(places, shares, color=colors, height=0.7)
+    for place, row in zip(places, rows, strict=True):
+        text = f"{statistics.median(row.values):.3g} {row.unit}"
         axes.annotate(
-            f"{share:.0f}%", (share, place), (3, 0), textcoords="offset points", va="center"
+            text,
+            (shares[place], place),
+            (3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
         )
     axes.axvline(100, color=_LIMIT, linewidth=1)
-    axes.set_yticks(
-        places, [f"{row['type']} {row['rows']} x {row['columns']}, {row['work']}" for row in rows]
-    )
+    axes.set_yticks(places, [f"{row.model} {row.work}, {row.n_tokens} tok." for row in rows])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_title("Kernels, % of their limit in the same run")
