@@ -4,15 +4,16 @@ One instruction multiplies a matrix tile of 16 tokens by 32 columns with one of 
 columns by 16 rows, exactly; the sums go through memory into vector registers, where
 they are scaled as `register_tile` scales them, in the same order: the same bits.
 
-A weight tile is unpacked to signed bytes first, once for all tokens. Throughout:
-`tile` is a register tile as `linear` makes them, `b` an llvmlite IRBuilder; `scratch`,
-aligned to 64, holds the sums of a block (16 tokens of 16 int32), then the
-unpacked codes (512 bytes a block), then the scales (16 float32 a block).
+A weight tile is unpacked to signed bytes first, a part of its columns at a time, which
+stays in the first-level cache while all tokens pass. `scratch`, aligned to 64, holds
+the sums of a block (16 tokens of 16 int32), a part's codes and scales, and the totals
+of every group of tokens so far (16 tokens of 16 float32).
 Instructions and tile registers: Intel 64 and IA-32 manual, volume 1, chapter 18.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -21,6 +22,7 @@ from numba.core import cgutils
 from qllama.kernels import simd
 from qllama.kernels.register_tile import (
     RegisterTile,
+    Slots,
     block_codes,
     block_pointers,
     block_scales,
@@ -30,22 +32,26 @@ from qllama.kernels.register_tile import (
 from qllama.kernels.simd import F32, I8, I32, I64, Value
 from qllama.quant.types import BLOCK, TILE_ROWS
 
-__all__ = ["MATRIX_TOKENS", "close_tiles", "generate_amx_tile", "open_tiles", "scratch_bytes"]
+__all__ = ["generate_amx_groups", "scratch_bytes"]
 
-#: Tokens of a matrix tile.
-MATRIX_TOKENS = 16
+_TOKENS = 16
 _SUMS, _ACTIVATIONS, _WEIGHTS = range(3)
 _ROW_BYTES = 64
-_SUMS_BYTES = MATRIX_TOKENS * _ROW_BYTES
 _CODES_BYTES = BLOCK * TILE_ROWS
 _GROUPS = BLOCK // 4
+#: Blocks of a part: 18 of the 48 KiB that a first-level cache has.
+_PART = 32
+_SUMS_BYTES = _TOKENS * _ROW_BYTES
+_SCALES_AT = _SUMS_BYTES + _PART * _CODES_BYTES
+_TOTALS_AT = _SCALES_AT + _PART * _ROW_BYTES
 _VOID = ir.VoidType()
 _POINTER = I8.as_pointer()
+_VF, _VI = simd.vector(F32, TILE_ROWS), simd.vector(I32, TILE_ROWS)
 
 
-def scratch_bytes(n_blocks: int) -> int:
-    """Bytes of scratch that `n_blocks` blocks of one weight tile take."""
-    return _SUMS_BYTES + n_blocks * (_CODES_BYTES + _ROW_BYTES)
+def scratch_bytes(n_tokens: int) -> int:
+    """Bytes of scratch that `n_tokens` tokens take."""
+    return _TOTALS_AT + _ROW_BYTES * n_tokens
 
 
 def _tile_shapes() -> bytes:
@@ -64,23 +70,63 @@ def _call(b: Any, name: str, *operands: Value) -> None:
     b.call(function, operands)
 
 
-def open_tiles(tile: RegisterTile, scratch: Value) -> None:
-    """Shape the tile registers and unpack the weights of `tile` to `scratch`."""
-    b = tile.b
+def generate_amx_groups(
+    batch: RegisterTile, n_groups: Value, group: Callable[[Value], RegisterTile], scratch: Value
+) -> None:
+    """Multiply `n_groups` groups of 16 tokens.
+
+    Parameters
+    ----------
+    batch : RegisterTile
+        Of the weights; its tokens are not looked at.
+    n_groups : i64
+    group : callable
+        Gives the tile of the group whose number (i64) it is given.
+    scratch : i8 pointer
+        To `scratch_bytes` of the groups' tokens.
+    """
+    b = batch.b
     shapes = cgutils.global_constant(b, "amx_tile_shapes", cgutils.make_bytearray(_tile_shapes()))
     _call(b, "ldtilecfg", b.bitcast(shapes, _POINTER))
-    with cgutils.for_range(b, tile.n_blocks) as loop:
-        block, _activations = block_pointers(tile, loop.index)
-        codes, scales = _unpacked(tile, scratch, loop.index)
-        for group, weights in block_codes(tile, [0], block):
-            signed = _signed(tile, weights[0])
-            simd.store(b, signed, simd.at(b, codes, _ROW_BYTES * group), 64)
-        simd.store(b, block_scales(tile, block, 0), scales, 64)
-
-
-def close_tiles(b: Any) -> None:
-    """Give the tile registers back: what is in use must be saved when a thread is switched."""
+    with cgutils.for_range_slice(b, I64(0), batch.n_blocks, I64(_PART)) as (first, _count):
+        rest = b.sub(batch.n_blocks, first)
+        is_last = b.icmp_signed("<=", rest, I64(_PART))
+        n_blocks = b.select(is_last, rest, I64(_PART))
+        with cgutils.for_range(b, n_blocks) as loop:
+            _unpack(batch, b.add(first, loop.index), _part(b, scratch, loop.index))
+        with cgutils.for_range(b, n_groups) as loop:
+            tile = group(loop.index)
+            kept = simd.at(b, scratch, b.mul(loop.index, I64(_SUMS_BYTES)))
+            totals = _load_totals(tile, simd.at(b, kept, _TOTALS_AT), first)
+            with b.if_then(is_last):
+                _prefetch_outputs(tile)
+            with cgutils.for_range(b, n_blocks) as block:
+                _multiply_block(tile, totals, scratch, first, block.index)
+            with b.if_else(is_last) as (end, later):
+                with end:
+                    minimums = sum_minimums(tile, [0]) if tile.kernel.has_minimum else {}
+                    finish_tile(tile, totals, minimums)
+                with later:
+                    _store_totals(b, totals, simd.at(b, kept, _TOTALS_AT))
+    # Tile registers in use must be saved whenever a thread is switched.
     _call(b, "tilerelease")
+
+
+def _part(b: Any, scratch: Value, index: Value) -> tuple[Value, Value]:
+    """Addresses of the unpacked codes and scales of the part's block `index`."""
+    codes = simd.at(b, scratch, b.mul(index, I64(_CODES_BYTES)))
+    scales = simd.at(b, scratch, b.mul(index, I64(_ROW_BYTES)))
+    return simd.at(b, codes, _SUMS_BYTES), simd.at(b, scales, _SCALES_AT)
+
+
+def _unpack(tile: RegisterTile, index: Value, part: tuple[Value, Value]) -> None:
+    """Unpack codes and scales of the weights' block `index`."""
+    b = tile.b
+    block, _activations = block_pointers(tile, index)
+    codes, scales = part
+    for group, weights in block_codes(tile, [0], block):
+        simd.store(b, _signed(tile, weights[0]), simd.at(b, codes, _ROW_BYTES * group), 64)
+    simd.store(b, block_scales(tile, block, 0), scales, 64)
 
 
 def _signed(tile: RegisterTile, codes: Value) -> Value:
@@ -95,37 +141,44 @@ def _signed(tile: RegisterTile, codes: Value) -> Value:
     return b.bitcast(b.sub(b.bitcast(codes, kind), offset), codes.type)
 
 
-def _unpacked(tile: RegisterTile, scratch: Value, index: Value) -> tuple[Value, Value]:
-    """Addresses of the unpacked codes and scales of block `index`."""
+def _load_totals(tile: RegisterTile, kept: Value, first: Value) -> Slots:
+    """The totals of the blocks before `first`, the first of a part."""
     b = tile.b
-    codes = simd.at(b, scratch, b.add(I64(_SUMS_BYTES), b.mul(index, I64(_CODES_BYTES))))
-    end = b.add(I64(_SUMS_BYTES), b.mul(tile.n_blocks, I64(_CODES_BYTES)))
-    return codes, simd.at(b, scratch, b.add(end, b.mul(index, I64(_ROW_BYTES))))
-
-
-def generate_amx_tile(tile: RegisterTile, scratch: Value) -> None:
-    """Multiply one group of 16 tokens; between `open_tiles` and `close_tiles`."""
-    b = tile.b
-    vi, vf = simd.vector(I32, TILE_ROWS), simd.vector(F32, TILE_ROWS)
     totals = tile.accumulators([0])
-    with cgutils.for_range(b, tile.n_blocks) as loop:
-        _block, activations = block_pointers(tile, loop.index)
-        codes, scales = _unpacked(tile, scratch, loop.index)
-        _multiply(b, simd.at(b, activations, 16 * MATRIX_TOKENS), codes, scratch)
-        weight_scales = simd.load(b, scales, vf, 64)
+    with b.if_then(b.icmp_signed(">", first, I64(0))):
         for (token, _row), slot in totals.items():
-            sums = simd.load(b, simd.at(b, scratch, _ROW_BYTES * token), vi, 64)
-            pointer = simd.at(b, activations, 8 * MATRIX_TOKENS + 4 * token)
-            factor = b.fmul(weight_scales, simd.load_splat(b, pointer, F32, TILE_ROWS))
-            b.store(simd.fma(b, tile.isa, b.sitofp(sums, vf), factor, b.load(slot)), slot)
-    minimums = sum_minimums(tile, [0]) if tile.kernel.has_minimum else {}
-    finish_tile(tile, totals, minimums)
+            b.store(simd.load(b, simd.at(b, kept, _ROW_BYTES * token), _VF, 64), slot)
+    return totals
 
 
-def _multiply(b: Any, activations: Value, weights: Value, sums: Value) -> None:
-    """sums[token][row] = activations . weights over the 32 columns of a block."""
-    _call(b, "tileloadd64", I8(_ACTIVATIONS), activations, I64(BLOCK))
-    _call(b, "tileloadd64", I8(_WEIGHTS), weights, I64(_ROW_BYTES))
+def _store_totals(b: Any, totals: Slots, kept: Value) -> None:
+    for (token, _row), slot in totals.items():
+        simd.store(b, b.load(slot), simd.at(b, kept, _ROW_BYTES * token), 64)
+
+
+def _prefetch_outputs(tile: RegisterTile) -> None:
+    """Fetch the lines of the outputs while the last part is multiplied: they are far apart."""
+    b = tile.b
+    for token in range(_TOKENS):
+        target = simd.at(b, tile.out, b.mul(I64(token), tile.out_stride))
+        simd.prefetch(b, target, write=True)
+
+
+def _multiply_block(
+    tile: RegisterTile, totals: Slots, scratch: Value, first: Value, index: Value
+) -> None:
+    """totals += scales * (codes . activations) of block `index` of the part at `first`."""
+    b = tile.b
+    _block, activations = block_pointers(tile, b.add(first, index))
+    codes, scales = _part(b, scratch, index)
+    _call(b, "tileloadd64", I8(_ACTIVATIONS), simd.at(b, activations, 16 * _TOKENS), I64(BLOCK))
+    _call(b, "tileloadd64", I8(_WEIGHTS), codes, I64(_ROW_BYTES))
     _call(b, "tilezero", I8(_SUMS))
     _call(b, "tdpbssd", I8(_SUMS), I8(_ACTIVATIONS), I8(_WEIGHTS))
-    _call(b, "tilestored64", I8(_SUMS), sums, I64(_ROW_BYTES))
+    _call(b, "tilestored64", I8(_SUMS), scratch, I64(_ROW_BYTES))
+    weight_scales = simd.load(b, scales, _VF, 64)
+    for (token, _row), slot in totals.items():
+        sums = simd.load(b, simd.at(b, scratch, _ROW_BYTES * token), _VI, 64)
+        pointer = simd.at(b, activations, 8 * _TOKENS + 4 * token)
+        factor = b.fmul(weight_scales, simd.load_splat(b, pointer, F32, TILE_ROWS))
+        b.store(simd.fma(b, tile.isa, b.sitofp(sums, _VF), factor, b.load(slot)), slot)

@@ -22,7 +22,7 @@ from numba.core import cgutils
 
 from qllama.kernels import simd
 from qllama.kernels._jit import cfunc, intrinsic
-from qllama.kernels.amx_tile import close_tiles, generate_amx_tile, open_tiles, scratch_bytes
+from qllama.kernels.amx_tile import generate_amx_groups, scratch_bytes
 from qllama.kernels.isa import ISAS, Isa, current_isa
 from qllama.kernels.register_tile import RegisterTile, generate_float_tile, generate_integer_tile
 from qllama.kernels.simd import I8, I64, Value
@@ -45,18 +45,21 @@ class _Groups:
     first: Value
     token_bytes: Value
 
+    def tile(self, index: Value) -> RegisterTile:
+        """The tile of group number `index`."""
+        b, batch = self.batch.b, self.batch
+        first = b.add(self.first, b.mul(index, I64(self.width)))
+        return replace(
+            batch,
+            width=self.width,
+            activations=simd.at(b, batch.activations, b.mul(first, self.token_bytes)),
+            out=simd.at(b, batch.out, b.mul(first, batch.out_stride)),
+        )
+
     def generate(self, generate_tile: Callable[[RegisterTile], None]) -> None:
         """Generate the loop over the groups."""
-        b, batch = self.batch.b, self.batch
-        with cgutils.for_range(b, self.n_groups) as loop:
-            first = b.add(self.first, b.mul(loop.index, I64(self.width)))
-            tile = replace(
-                batch,
-                width=self.width,
-                activations=simd.at(b, batch.activations, b.mul(first, self.token_bytes)),
-                out=simd.at(b, batch.out, b.mul(first, batch.out_stride)),
-            )
-            generate_tile(tile)
+        with cgutils.for_range(self.batch.b, self.n_groups) as loop:
+            generate_tile(self.tile(loop.index))
 
 
 def generate_linear(b: Any, kernel: WeightKernel, isa: Isa, arguments: Sequence[Value]) -> None:
@@ -98,9 +101,7 @@ def generate_linear(b: Any, kernel: WeightKernel, isa: Isa, arguments: Sequence[
             groups.generate(generate_float_tile)
         elif width == isa.matrix_width:
             with b.if_then(b.icmp_signed(">", n_groups, I64(0))):
-                open_tiles(batch, scratch)
-                groups.generate(lambda tile: generate_amx_tile(tile, scratch))
-                close_tiles(b)
+                generate_amx_groups(batch, n_groups, groups.tile, scratch)
         else:
             groups.generate(generate_integer_tile)
         done = b.add(done, b.mul(n_groups, I64(width)))
@@ -141,7 +142,7 @@ def build_linear(name: str, isa: Isa) -> Any:
         all int64: `weights` is the address of one tile, `activations` of the batch packed by
         `activation`, `out` of float32 outputs, token after token `out_stride` bytes
         apart, 16 values each; nonzero `accumulate` adds to what `out` holds; `scratch`
-        of `scratch_bytes(n_blocks)` aligned bytes that integer kernels may write.
+        of `scratch_bytes(n_tokens)` aligned bytes that integer kernels may write.
     """
     kernel_index, isa_index = _INDEX[name], _ISA_NAMES.index(isa.name)
 

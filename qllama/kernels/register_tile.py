@@ -244,10 +244,8 @@ def _apply_row_factors(tile: RegisterTile, row: int, total: Value, minimum: Valu
 
 def _prefetch(b: Any, pointer: Value) -> None:
     """Ask for the weights of a few blocks ahead: plain streaming leaves bandwidth unused."""
-    prefetch = simd.declare(b, "llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
     for line in range(0, 5 * 64, 64):
-        ahead = simd.at(b, pointer, _PREFETCH_BYTES + line)
-        b.call(prefetch, [ahead, I32(0), I32(2), I32(1)])  # into the second-level cache
+        simd.prefetch(b, simd.at(b, pointer, _PREFETCH_BYTES + line))
 
 
 def generate_float_tile(tile: RegisterTile) -> None:

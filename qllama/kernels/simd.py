@@ -114,14 +114,15 @@ def load_splats(b: Any, isa: Isa, pointer: Value, count: int, kind: Any, lanes: 
     return splats
 
 
-def prefetch(b: Any, pointer: Value) -> None:
-    """Ask for the cache line at `pointer`, into the second-level cache.
+def prefetch(b: Any, pointer: Value, *, write: bool = False) -> None:
+    """Ask for the line of memory at `pointer`, to read it or to `write` it.
 
-    An address that is not there does no harm.
+    What is read streams by: it comes to the second-level cache. An address that is not
+    there does no harm.
     """
-    name = "llvm.prefetch.p0"
-    function = declare(b, name, ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    b.call(function, [pointer, I32(0), I32(2), I32(1)])
+    name, kinds = "llvm.prefetch.p0", [I8.as_pointer(), I32, I32, I32]
+    options = (int(write), 2 + int(write), 1)  # to write; how near; data
+    b.call(declare(b, name, ir.VoidType(), kinds), [pointer, *map(I32, options)])
 
 
 def fma(b: Any, isa: Isa, x: Value, y: Value, z: Value) -> Value:

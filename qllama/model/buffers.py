@@ -60,7 +60,8 @@ class Buffers:
             attention_scratch_bytes(plan.max_queries, cache.head_size),
         )
         scratch = _padded(scratch, 128)
-        unpacked = _padded(scratch_bytes(int(weights.linears["n_blocks"].max())), 128)
+        # Twice the tokens: the output head reads each in two parts.
+        unpacked = _padded(scratch_bytes(2 * n_batch), 128)
         needs_q8, needs_f32 = "q8" in weights.packings, "f32" in weights.packings
 
         self._arena = Arena()
@@ -70,7 +71,6 @@ class Buffers:
             "attended": _FLOAT * attention * n_batch,
             "partials": partial_bytes(cache.head_size) * plan.max_partials,
             "arrivals": 8 * plan.max_arrivals,
-            # Twice the tokens: the output head reads each in two parts.
             "packed_q8": needs_q8 * 2 * Q8_BYTES * widest // BLOCK * n_batch,
             "hidden_q8": needs_q8 * Q8_BYTES * mlp // BLOCK * n_batch,
             "packed_f32": needs_f32 * _FLOAT * widest * n_batch,

@@ -141,7 +141,7 @@ def multiply(name, isa, data, shape, packed, n_tokens, out=None, accumulate=0, k
         # NaN shows what is not written.
         out = aligned((n_tokens, padded(rows, TILE_ROWS)), fill=np.nan)
     kernel = kernel or build(name, isa)
-    scratch = aligned(scratch_bytes(n_blocks), np.uint8, fill=0xAA)
+    scratch = aligned(scratch_bytes(n_tokens), np.uint8, fill=0xAA)
     for tile in range(padded(rows, TILE_ROWS) // TILE_ROWS):
         kernel.ctypes(
             address(data) + tile * tile_bytes,

@@ -28,7 +28,7 @@ from qllama.quant import QUANT_TYPES, codec
 
 ISAS = runnable_isas()
 INTEGER = [name for name, kernel in KERNELS.items() if kernel.activation == "q8"]
-K = (1, 31, 32, 33, 100, 288, 576)
+K = (1, 31, 32, 33, 100, 288, 576, 1100)
 ROWS = (1, 15, 16, 17, 40)
 MANY = 31
 
