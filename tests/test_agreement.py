@@ -41,9 +41,11 @@ def same_top(base: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> f
     return float((base.argmax(-1) == other.argmax(-1)).mean())
 
 
-def logits_of(path: Path, windows: list[list[int]]) -> npt.NDArray[np.float32]:
+def logits_of(
+    path: Path, windows: list[list[int]], kv_type: str = "f16"
+) -> npt.NDArray[np.float32]:
     """Logits of the second half of each window: float32, (n, vocab_size)."""
-    with Llama(path, n_ctx=WINDOW) as llm:
+    with Llama(path, n_ctx=WINDOW, kv_type=kv_type) as llm:
         return np.concatenate([llm.logits(window)[WINDOW // 2 :] for window in windows])
 
 
@@ -75,6 +77,22 @@ def test_preset_against_f16_stays_within_llama_cpp_divergence(
     divergence = mean_kl(f16_logits, logits)
     print(f"{weight_type}: KL {divergence:.5f}, same top {same_top(f16_logits, logits):.4f}")
     assert divergence <= bound
+
+
+# Beside int8 activations the cache's rounding hardly counts; alone it must stay well under
+# what the activations cost (`q8` above).
+@pytest.mark.parametrize(("weight_type", "bound"), [("f16", 0.0041 / 4), ("q4", 0.052 / 4)])
+def test_cache_of_q8_against_f16_stays_within_llama_cpp_divergence(
+    weight_type: str,
+    bound: float,
+    convert_smollm2: Callable[[str], Path],
+    windows: list[list[int]],
+    f16_logits: npt.NDArray[np.float32],
+) -> None:
+    logits = logits_of(convert_smollm2(weight_type), windows, "q8")
+    divergence, top = mean_kl(f16_logits, logits), same_top(f16_logits, logits)
+    print(f"{weight_type}, q8 cache: KL {divergence:.5f}, same top {top:.4f}")
+    assert 0 < divergence <= bound
 
 
 @pytest.mark.reference

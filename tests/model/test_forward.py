@@ -132,11 +132,13 @@ def short_texts(file):
     return np.reshape(some_tokens(file, N_TEXTS * TEXT_LENGTH), (N_TEXTS, TEXT_LENGTH))
 
 
-def compiled_together(path, texts):
+def compiled_together(path, texts, **how):
     """Logits of several texts evaluated as one ragged batch."""
     n_tokens = texts.size
     with QlmFile.open(path) as file:
-        engine = Engine(file, n_ctx=TEXT_LENGTH, n_threads=2, n_slots=N_TEXTS, n_batch=n_tokens)
+        engine = Engine(
+            file, n_ctx=TEXT_LENGTH, n_threads=2, n_slots=N_TEXTS, n_batch=n_tokens, **how
+        )
         positions, slots = np.tile(np.arange(TEXT_LENGTH), N_TEXTS), np.arange(n_tokens)
         arrays = (texts.ravel(), positions, slots // TEXT_LENGTH)
         try:
@@ -146,12 +148,14 @@ def compiled_together(path, texts):
     return logits.reshape(N_TEXTS, TEXT_LENGTH, -1)
 
 
-def reference_and_noise(path):
+def reference_and_noise(path, **how):
     """Texts, their reference logits, and the root mean square of the quantization noise."""
     with QlmFile.open(path) as file:
         texts = short_texts(file)
         rounded, plain = (
-            np.stack([reference.forward(file, t, quantize_activations=q) for t in texts.tolist()])
+            np.stack(
+                [reference.forward(file, t, quantize_activations=q, **how) for t in texts.tolist()]
+            )
             for q in (True, False)
         )
     return texts, rounded, np.sqrt(np.mean((rounded - plain) ** 2))
@@ -192,6 +196,17 @@ def test_forward_half_precision_weights_equal_the_reference_within_rounding(mode
         tokens = some_tokens(file, 40)
     error, limit = difference(path, tokens)
     assert np.abs(error).max() <= limit
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "gqa 7", "head_dim 80", "head_dim 2", "norms of heads", "window 1"]
+)
+def test_forward_cache_of_q8_differs_from_the_reference_by_less_than_its_noise(model, name):
+    path = model(CONFIGS[name])
+    texts, expected, noise = reference_and_noise(path, kv_type="q8")
+    logits = compiled_together(path, texts, kv_type="q8")
+    assert typical_error(logits, expected) <= noise / 50
+    assert typical_error(compiled_together(path, texts), expected) > noise / 50
 
 
 @pytest.mark.parametrize("window", [None, 100, 300])
