@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -73,8 +72,7 @@ def main(
                     rows.append(_measure(bench, model, matrices, n_tokens, limits, repetitions))
     limits.close()
     settings = {"threads": threads, "repetitions": repetitions}
-    kernels = [asdict(row) for row in rows]
-    write(new_document("kernels", settings, {"kernels": kernels}), output)
+    write(new_document("kernels", settings, {"kernels": rows}), output)
     click.echo(kernel_table(rows))
 
 

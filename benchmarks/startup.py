@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,11 +15,10 @@ import click
 
 from harness.document import new_document, write
 from harness.options import output_option
-from harness.program import QLLAMA
-from harness.tables import markdown
+from harness.program import LAUNCH, QLLAMA
+from harness.start_rows import startup_table
 from qllama.kernels.cores import default_n_threads
 
-_LAUNCH = Path(__file__).parent / "harness" / "launch.py"
 # Everything that opening needs is imported before the clock starts.
 _OPEN = """
 import sys, time
@@ -101,31 +99,9 @@ def main(
     click.echo(startup_table(samples, opens))
 
 
-def startup_table(starts: dict[str, list[dict[str, Any]]], opens: dict[str, list[float]]) -> str:
-    """Tabulate medians.
-
-    Parameters
-    ----------
-    starts : dict of str to list of dict
-        What `launch.py` printed, by name.
-    opens : dict of str to list of float
-        Seconds to open the model's file.
-    """
-    rows = []
-    for name, samples in starts.items():
-        median = {key: statistics.median(s[key] for s in samples) for key in samples[0]}
-        open_ms = f"{1000 * statistics.median(opens[name]):.1f}" if name in opens else ""
-        first, peak = median["seconds_to_output"], median["peak_rss_bytes"]
-        rows.append(
-            [name, f"{first:.2f}", f"{median['seconds']:.2f}", f"{peak / 2**20:.0f}", open_ms]
-        )
-    header = ["start", "first token, s", "whole process, s", "peak RSS, MiB", "open, ms"]
-    return markdown(header, rows)
-
-
 def _launch(command: Sequence[str]) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-I", "-S", str(_LAUNCH), *command],
+        [*LAUNCH, *command],
         capture_output=True,
         text=True,
         check=True,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ SCHEMA = 1
 def new_document(
     benchmark: str, settings: dict[str, Any], results: dict[str, Any]
 ) -> dict[str, Any]:
-    """Put results together with where they were measured.
+    """Put results, which may hold records, together with where they were measured.
 
     Parameters
     ----------
@@ -88,6 +88,6 @@ def comparisons_in(document: dict[str, Any]) -> list[Comparison]:
 
 def _plain(value: Any) -> Any:
     """JSON values of what `json` does not know."""
-    if isinstance(value, (Comparison, Test)):
+    if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     raise TypeError(f"{type(value).__name__} is not for a document")

@@ -153,6 +153,11 @@ class LlamaBench:
         return cls(name, shlex.split(command))
 
     @property
+    def program(self) -> str:
+        """The program of every run."""
+        return self._command[0]
+
+    @property
     def told(self) -> str:
         """Name and command for a document, without the places of files on this machine."""
         words = [Path(word).name for word in self._command]

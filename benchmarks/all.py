@@ -1,0 +1,127 @@
+"""Everything that docs/benchmarks.md shows, measured in one go; see `--help`."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from harness.engines import LlamaBench
+
+_HERE = Path(__file__).parent
+_ROOT = _HERE.parent
+_DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_path=True)
+
+
+@click.command(
+    epilog="Example: python benchmarks/all.py models --rival llama.cpp=llama.cpp/bin/llama-bench"
+)
+@click.argument("models", type=_DIRECTORY)
+@click.option(
+    "--rival",
+    "rivals",
+    multiple=True,
+    required=True,
+    metavar="NAME=COMMAND",
+    help="As of side_by_side.py. The first is also measured in scaling and, by the "
+    "llama-completion beside it, in start-up.",
+)
+@click.option(
+    "--ik",
+    metavar="COMMAND",
+    help="llama-bench of ik_llama.cpp, measured on the 1B Q4_0 model.",
+)
+@click.option(
+    "--ctranslate2",
+    nargs=2,
+    metavar="PYTHON MODEL",
+    help="An interpreter that has CTranslate2, and the model.bin of a 1B model converted to "
+    "int8, measured beside 1B Q8_0.",
+)
+@click.option(
+    "--only", "chosen", multiple=True, metavar="STEP", help="Measure only this step, as kernels."
+)
+@click.option("--rounds", default=3, show_default=True, help="Of side_by_side.py.")
+def main(
+    models: Path,
+    rivals: tuple[str, ...],
+    ik: str | None,
+    ctranslate2: tuple[str, str] | None,
+    chosen: tuple[str, ...],
+    rounds: int,
+) -> None:
+    """Measure kernels, speed beside rivals, scaling and start-up with the models in MODELS.
+
+    They are those of make_models.py, and SmolLM2-135M as smollm2-q4.qlm and
+    SmolLM2-135M-Instruct.Q4_1.gguf. Documents go to docs/results, pictures to
+    docs/pictures, tables into docs/benchmarks.md. Leave the machine alone meanwhile.
+    """
+    first = rivals[0]
+    turns = ["--variant", "-fa 1", "--variant", "-fa 0", "--rounds", str(rounds)]
+    steps: dict[str, list[str]] = {
+        "kernels": [f"{models}/1b-{name}.qlm" for name in ("q4_0", "q4", "q8_0")],
+        "side_by_side": ["--plan", f"{models}", *_repeated("--rival", rivals), *turns],
+        "scaling": [
+            f"{models}/1b-q4_0.qlm",
+            f"{models}/1b-Q4_0.gguf",
+            "--rival",
+            first,
+            *turns[:4],
+        ],
+        "startup": _startup(models, first),
+    }
+    if ik:
+        pair = f"{models}/1b-q4_0.qlm={models}/1b-Q4_0.gguf"
+        steps["ik"] = ["--pair", pair, "-d", "0,2048", "--rival", f"ik_llama.cpp={ik}", *turns]
+    if ctranslate2:
+        python, model = ctranslate2
+        command = shlex.join([python, str(_HERE / "rival_ctranslate2.py")])
+        steps["ctranslate2"] = [
+            *("--pair", f"{models}/1b-q8_0.qlm={model}", "--rival", f"CTranslate2={command}"),
+            *turns[4:],
+        ]
+    unknown = set(chosen) - set(steps)
+    if unknown:
+        raise click.UsageError(f"--only {unknown.pop()}: expected one of {', '.join(steps)}")
+    for name in chosen or steps:
+        script = name if (_HERE / f"{name}.py").exists() else "side_by_side"
+        output = _ROOT / "docs" / "results" / f"{name}.json"
+        _run(f"{script}.py", *steps[name], "-o", str(output))
+    documents = (_ROOT / "docs" / "results").glob("*.json")
+    _run("plot.py", *sorted(map(str, documents)), "-o", str(_ROOT / "docs" / "pictures"))
+    _run("fill_docs.py", str(_ROOT / "docs" / "benchmarks.md"))
+
+
+def _repeated(option: str, values: tuple[str, ...]) -> list[str]:
+    return [word for value in values for word in (option, value)]
+
+
+def _startup(models: Path, rival: str) -> list[str]:
+    command = LlamaBench.parse(rival)
+    completion = Path(command.program).with_name("llama-completion")
+    options = "-no-cnv --no-display-prompt"
+    pairs = {
+        "SmolLM2 Q4_1": ("smollm2-q4.qlm", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+        "1B Q4_0": ("1b-q4_0.qlm", "1b-Q4_0.gguf"),
+        "3B Q4_0": ("3b-q4_0.qlm", "3b-Q4_0.gguf"),
+    }
+    words = [f"{models}/{ours}" for ours, _ in pairs.values()]
+    for name, (_, theirs) in pairs.items():
+        start = f"{completion} {options} -m {shlex.quote(f'{models}/{theirs}')}"
+        words += ["--rival", f"{command.name} {name}={start}"]
+    return words
+
+
+def _run(script: str, *arguments: str) -> None:
+    start = time.monotonic()
+    click.echo(f"== {script}", err=True)
+    subprocess.run([sys.executable, str(_HERE / script), *arguments], check=True)
+    click.echo(f"== {script}: {time.monotonic() - start:.0f} s", err=True)
+
+
+if __name__ == "__main__":
+    main()

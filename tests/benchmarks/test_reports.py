@@ -1,0 +1,141 @@
+"""Documents as tables, in Markdown files and in pictures; and the launcher."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from harness.comparison import Comparison, Side
+from harness.document import new_document, write
+from harness.kernel_rows import Row, kernel_table
+from harness.program import LAUNCH
+from harness.reports import filled, results_in
+from harness.start_rows import startup_table
+from qllama.bench.plan import Test as BenchTest
+
+ROOT = Path(__file__).parents[2]
+ROW = Row("1b", "q4_0", "down_proj 2048 x 8192", 1, "GB/s", [18.0, 20.0, 30.0], [20.0, 20.0, 40.0])
+
+
+def cells(table):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def comparison(test, ours, theirs):
+    details = {"gb_s": 20.0, "read_share": 0.8, "gop_s": 1.0, "dot4_share": 0.1}
+    return Comparison(
+        "1B",
+        test,
+        2,
+        Side("qllama", "1b.qlm", rounds=[[ours]], details=details),
+        [Side("rival", "1b.gguf", rounds=[[theirs]])],
+    )
+
+
+@pytest.fixture
+def documents(tmp_path):
+    """Files of one document of each kind, by benchmark."""
+    decode = [
+        comparison(BenchTest(0, 64, depth, many), 30.0, 20.0)
+        for depth, many in ((0, 1), (2048, 1), (0, 8))
+    ]
+    starts = {"qllama 1b": [{"seconds_to_output": 0.5, "seconds": 0.7, "peak_rss_bytes": 2**30}]}
+    contents = {
+        "side_by_side": {"comparisons": [comparison(BenchTest(512, 0), 300.0, 100.0), *decode]},
+        "scaling": {"comparisons": decode},
+        "kernels": {"kernels": [ROW]},
+        "startup": {"starts": starts, "open_seconds": {"qllama 1b": [0.004]}},
+    }
+    paths = {}
+    for name, content in contents.items():
+        paths[name] = tmp_path / f"{name}.json"
+        write(new_document(name, {}, content), paths[name])
+    return paths
+
+
+def test_kernel_table_share_is_of_the_limit_beside_each_sample():
+    line = cells(kernel_table([ROW]))[2]
+    assert line[4:] == ["20 GB/s", "20 GB/s", "90% (75%-100%)"]
+
+
+def test_startup_table_has_medians_and_open_times_where_known():
+    samples = [
+        {"seconds_to_output": seconds, "seconds": 2 * seconds, "peak_rss_bytes": 100 * 2**20}
+        for seconds in (0.3, 0.9, 0.4)
+    ]
+    table = startup_table({"ours": samples, "theirs": samples}, {"ours": [0.002, 0.001, 0.009]})
+    assert cells(table)[2:] == [
+        ["ours", "0.40", "0.80", "100", "2.0"],
+        ["theirs", "0.40", "0.80", "100", ""],
+    ]
+
+
+def test_filled_replaces_what_is_in_a_place_and_nothing_else(documents, tmp_path):
+    text = (
+        "# Title\n\n<!-- results: startup.json -->\nold\n\n| old |\n"
+        "<!-- end of results -->\nafter\n"
+        "<!-- results: kernels.json -->\n<!-- end of results -->\nend\n"
+    )
+    assert results_in(text) == ["startup.json", "kernels.json"]
+    once = filled(text, tmp_path)
+    assert "old" not in once
+    assert once.startswith("# Title\n\n<!-- results: startup.json -->\n| start ")
+    assert "<!-- end of results -->\nafter\n<!-- results: kernels.json -->\n| model" in once
+    assert once.endswith("<!-- end of results -->\nend\n")
+    assert filled(once, tmp_path) == once
+
+
+def test_filled_missing_document_is_named(tmp_path):
+    text = "<!-- results: gone.json -->\n<!-- end of results -->\n"
+    with pytest.raises(click.ClickException, match=r"gone\.json: expected a benchmark's"):
+        filled(text, tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name)
+def test_docs_results_are_those_of_the_documents(path):
+    text = path.read_text(encoding="utf-8")
+    # Else: python benchmarks/fill_docs.py docs/benchmarks.md
+    assert filled(text, path.parent) == text
+
+
+def test_plot_draws_every_picture_of_a_document(documents, tmp_path):
+    pytest.importorskip("matplotlib")
+    import plot
+
+    out = tmp_path / "pictures"
+    paths = [str(documents[name]) for name in plot.PICTURES]
+    done = CliRunner().invoke(plot.main, [*paths, "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    wanted = {f"{picture}.svg" for pictures in plot.PICTURES.values() for picture in pictures}
+    assert {path.name for path in out.iterdir()} == wanted
+    decode = (out / "decode.svg").read_text(encoding="utf-8")
+    assert ">tg64 @ d2048<" in decode
+    assert ">rival<" in decode
+    assert ">pp512<" in (out / "prefill.svg").read_text(encoding="utf-8")
+
+
+def test_plot_document_without_pictures_is_refused(documents):
+    import plot
+
+    done = CliRunner().invoke(plot.main, [str(documents["startup"])])
+    assert done.exit_code == 1
+    assert "found startup" in done.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="resource is a Unix module")
+def test_launch_counts_the_command_alone():
+    program = "import sys; x = bytearray(50_000_000); print('out'); sys.exit(3)"
+    done = subprocess.run(
+        [*LAUNCH, sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    sample = json.loads(done.stdout)
+    assert sample["exit_code"] == 3
+    assert 0 < sample["seconds_to_output"] <= sample["seconds"]
+    # The array is there, and this process, which is far larger, is not.
+    assert 50_000_000 < sample["peak_rss_bytes"] < 100_000_000
