@@ -64,6 +64,13 @@ class Pair(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     help="Compare what docs/benchmarks.md compares, with the models of make_models.py in DIR; "
     "those that are not there are left out.",
 )
+@click.option(
+    "--model",
+    "chosen",
+    multiple=True,
+    type=click.Choice([model for model, *_ in PAIRS]),
+    help="Of the plan, only this model. May be given again.",
+)
 @click.option("-p", "--n-prompt", type=Numbers(0), default="512", show_default=True)
 @click.option("-n", "--n-gen", type=Numbers(0), default="64", show_default=True)
 @click.option("-d", "--n-depth", type=Numbers(0), default="0", show_default=True)
@@ -76,6 +83,7 @@ class Pair(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 def main(
     pairs: tuple[tuple[Path, Path], ...],
     models: Path | None,
+    chosen: tuple[str, ...],
     n_prompt: tuple[int, ...],
     n_gen: tuple[int, ...],
     n_depth: tuple[int, ...],
@@ -103,25 +111,27 @@ def main(
                 )
                 cases += [Case(model, ours, theirs, tuple(tests), n) for n in threads if tests]
     if models is not None:
-        cases += planned_cases(models, threads)
+        cases += planned_cases(models, chosen, threads)
     if not cases:
         raise click.UsageError("Nothing to compare: give --pair, or a --plan with models in it.")
     run_duel("side_by_side", cases, DuelSettings(**settings), output)
 
 
-def planned_cases(models: Path, threads: tuple[int, ...]) -> list[Case]:
+def planned_cases(models: Path, chosen: tuple[str, ...], threads: tuple[int, ...]) -> list[Case]:
     """List the cases of docs/benchmarks.md.
 
     Parameters
     ----------
     models : Path
         Directory of the models of `PAIRS`.
+    chosen : tuple of str
+        Names of those to take; none is all.
     threads : tuple of int
     """
     cases = []
     for model, our_name, their_name in PAIRS:
         ours, theirs = models / our_name, models / their_name
-        if ours.is_file() and theirs.is_file():
+        if model in (chosen or [model]) and ours.is_file() and theirs.is_file():
             depths = (0, DEPTH) if model == DEEP_MODEL else (0,)
             for depth in depths:
                 tests = grid((512,) if depth == 0 else (), (64,), depths=(depth,))

@@ -172,21 +172,20 @@ class LlamaBench:
         arguments: Sequence[str] = (),
     ) -> list[Run]:
         """Run llama-bench or llama-batched-bench; see `Engine.measure`."""
-        added = [*self._command[1:], *arguments]
         if tests[0].n_parallel == 1:
-            command = [self._command[0], "-m", str(model), "-r", str(repetitions), "-o", "json"]
+            command = [*self._command, "-m", str(model), "-r", str(repetitions), "-o", "json"]
             options = _llama_bench_options(tests, n_threads)
-            return parse_llama_bench(_output_of([*command, *options, *added]))
-        batched = str(Path(self._command[0]).with_name("llama-batched-bench"))
+            return parse_llama_bench(_output_of([*command, *options, *arguments]))
+        batched = str(Path(self.program).with_name("llama-batched-bench"))
         runs = []
         for test in tests:
-            command = [batched, "-m", str(model), "--output-format", "jsonl"]
+            command = [batched, *self._command[1:], "-m", str(model), "--output-format", "jsonl"]
             for threads in ("-t", "-tb"):
                 command += [threads, str(n_threads)]
             command += ["-c", str(test.n_parallel * test.n_ctx), "-npp", str(test.depth)]
             command += ["-ntg", str(test.n_gen)]
             command += ["-npl", ",".join([str(test.n_parallel)] * repetitions)]
-            runs += parse_batched_bench(_output_of([*command, *added]))
+            runs += parse_batched_bench(_output_of([*command, *arguments]))
         return runs
 
 

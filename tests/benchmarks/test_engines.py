@@ -97,7 +97,7 @@ def test_llama_bench_measure_asks_for_all_tests_at_once(program, tmp_path):
     runs = engine.measure(Path("m.gguf"), tests, 2, 5, ["-fa", "0"])
     assert [run.test for run in runs] == tests
     assert arguments(tmp_path) == shlex.split(
-        "-m m.gguf -r 5 -o json -t 2 -d 16 -p 8 -n 4 -rtr 1 -fa 0"
+        "-rtr 1 -m m.gguf -r 5 -o json -t 2 -d 16 -p 8 -n 4 -fa 0"
     )
 
 

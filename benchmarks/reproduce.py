@@ -18,7 +18,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
 
 
 @click.command(
-    epilog="Example: python benchmarks/all.py models --rival llama.cpp=llama.cpp/bin/llama-bench"
+    epilog="Example: python benchmarks/reproduce.py models --rival llama.cpp=llama.cpp/bin/llama-bench"
 )
 @click.argument("models", type=_DIRECTORY)
 @click.option(
@@ -68,15 +68,14 @@ def main(
         "scaling": [
             f"{models}/1b-q4_0.qlm",
             f"{models}/1b-Q4_0.gguf",
-            "--rival",
-            first,
-            *turns[:4],
+            *("--rival", first, *turns[:4], "--rounds", "1"),
         ],
         "startup": _startup(models, first),
     }
     if ik:
-        pair = f"{models}/1b-q4_0.qlm={models}/1b-Q4_0.gguf"
-        steps["ik"] = ["--pair", pair, "-d", "0,2048", "--rival", f"ik_llama.cpp={ik}", *turns]
+        old = shlex.join([sys.executable, str(_HERE / "rival_ik_llama.py"), *shlex.split(ik)])
+        rows = ["--plan", f"{models}", "--model", "1B Q4_0"]
+        steps["ik"] = [*rows, "--rival", f"ik_llama.cpp={old}", *turns]
     if ctranslate2:
         python, model = ctranslate2
         command = shlex.join([python, str(_HERE / "rival_ctranslate2.py")])
