@@ -17,12 +17,11 @@ from math import prod
 
 from qllama.bench.plan import Test
 from qllama.format import QlmFile
+from qllama.kernels.kv_layout import CHUNK, KV_TYPES, chunk_bytes
 from qllama.quant.types import BLOCK
 from qllama.tensors import EMBEDDING, HEAD
 
 __all__ = ["ModelCounts"]
-
-_F16_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +54,28 @@ class ModelCounts:
     sliding_window: int | None
 
     @classmethod
-    def of(cls, file: QlmFile) -> ModelCounts:
-        """Count the tensors of `file`; reads its header only."""
+    def of(cls, file: QlmFile, kv_type: str) -> ModelCounts:
+        """Count the tensors of a file, whose header alone is read.
+
+        Parameters
+        ----------
+        file : QlmFile
+        kv_type : str
+            What keys and values are held in, one of `kv_layout.KV_TYPES`.
+        """
         config, tensors = file.config, file.tensors
         head = EMBEDDING if config.tie_word_embeddings else HEAD
         read = [t for t in tensors.values() if t.name == head or t.name != EMBEDDING]
         layers = [t for t in read if t.name != head and len(t.shape) == 2]
         head_size = -(-config.head_dim // BLOCK) * BLOCK
-        kv_values = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size
+        head_bytes = chunk_bytes(KV_TYPES.index(kv_type), head_size) // CHUNK
         return cls(
             n_bytes=sum(t.n_bytes for t in tensors.values()),
             n_params=sum(prod(t.shape) for t in tensors.values()),
             step_bytes=sum(t.n_bytes for t in read),
             layer_weights=sum(prod(t.shape) for t in layers),
             head_weights=prod(tensors[head].shape),
-            kv_bytes=_F16_BYTES * kv_values,
+            kv_bytes=2 * config.num_hidden_layers * config.num_key_value_heads * head_bytes,
             attention_ops=4 * config.num_hidden_layers * config.q_dim,
             sliding_window=config.sliding_window,
         )

@@ -1,11 +1,33 @@
-"""What is measured: one test a row, named as llama-bench names it."""
+"""What is measured, one test a row, named as llama-bench names it; and how."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Test", "grid"]
+__all__ = ["BenchSettings", "Test", "grid"]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSettings:
+    """How a run measures.
+
+    Parameters
+    ----------
+    n_threads : sequence of int
+        Every test is run with each of them.
+    repetitions : int
+        Timed runs of each test.
+    n_batch : int or None
+        Prompt tokens evaluated together; None is the engine's own choice.
+    kv_type : str
+        What keys and values are held in: `f16` or `q8`.
+    """
+
+    n_threads: Sequence[int]
+    repetitions: int
+    n_batch: int | None = None
+    kv_type: str = "f16"
 
 
 @dataclass(frozen=True, slots=True)

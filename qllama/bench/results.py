@@ -39,6 +39,8 @@ class Row:
     test : Test
     n_threads, n_batch : int
         Of the engine.
+    kv_type : str
+        What it holds keys and values in.
     seconds : list of float
         What each repetition took.
     """
@@ -48,6 +50,7 @@ class Row:
     test: Test
     n_threads: int
     n_batch: int
+    kv_type: str
     seconds: list[float] = field(default_factory=list)
 
     @property

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from qllama.bench.counts import ModelCounts
 from qllama.bench.limits import Limits, stream_memory
-from qllama.bench.plan import Test
+from qllama.bench.plan import BenchSettings, Test
 from qllama.bench.results import BenchModel, Results, Row
 from qllama.bench.session import Session
 from qllama.errors import ContextLengthError
@@ -26,7 +25,7 @@ from qllama.format import QlmFile
 from qllama.kernels.probes import compile_probes
 from qllama.model.warmup import OnCompile, warmup
 
-__all__ = ["BenchSettings", "OnMeasure", "prepare", "run"]
+__all__ = ["OnMeasure", "prepare", "run"]
 
 #: Called as (row, repetitions done) before each run of a test and after the last; the
 #: first comes twice with 0, as the run that is not timed comes before it.
@@ -35,27 +34,11 @@ OnMeasure = Callable[[Row, int], None]
 _MIN_LIMIT_SAMPLES = 5
 
 
-@dataclass(frozen=True, slots=True)
-class BenchSettings:
-    """How a run measures.
-
-    Parameters
-    ----------
-    n_threads : sequence of int
-        Every test is run with each of them.
-    repetitions : int
-        Timed runs of each test.
-    n_batch : int or None
-        Prompt tokens evaluated together; None is the engine's own choice.
-    """
-
-    n_threads: Sequence[int]
-    repetitions: int
-    n_batch: int | None = None
-
-
 def prepare(
-    models: Sequence[BenchModel], tests: Sequence[Test], on_compile: OnCompile | None = None
+    models: Sequence[BenchModel],
+    tests: Sequence[Test],
+    settings: BenchSettings,
+    on_compile: OnCompile | None = None,
 ) -> None:
     """Check that every model can run every test, and make the kernels ready.
 
@@ -63,6 +46,7 @@ def prepare(
     ----------
     models : sequence of BenchModel
     tests : sequence of Test
+    settings : BenchSettings
     on_compile : callable, optional
         As `Engine` calls it.
 
@@ -73,7 +57,7 @@ def prepare(
     QlmFormatError, ModelNotFoundError, UnsupportedModelError
         A file cannot be opened.
     """
-    types: set[str] = set()
+    types = {"q8_0"} if settings.kv_type == "q8" else set()
     for model in models:
         with QlmFile.open(model.path) as file:
             limit = file.config.max_position_embeddings
@@ -136,7 +120,7 @@ class _Runner:
     ) -> None:
         self._model = model
         self._file = file
-        self._counts = ModelCounts.of(file)
+        self._counts = ModelCounts.of(file, settings.kv_type)
         self._weights = _all_tensors(file)
         self._settings = settings
         self._results = results
@@ -144,10 +128,16 @@ class _Runner:
 
     def run(self, tests: list[Test], n_threads: int) -> None:
         """Run tests of one depth on one engine."""
-        n_batch = self._settings.n_batch
-        with closing(Session(self._file, tests, n_threads=n_threads, n_batch=n_batch)) as session:
+        with closing(Session(self._file, tests, n_threads, self._settings)) as session:
             for test in tests:
-                row = Row(self._model, self._counts, test, n_threads, session.n_batch)
+                row = Row(
+                    self._model,
+                    self._counts,
+                    test,
+                    n_threads,
+                    n_batch=session.n_batch,
+                    kv_type=self._settings.kv_type,
+                )
                 self._measure(row, session)
 
     def _measure(self, row: Row, session: Session) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from qllama.bench.plan import Test
+from qllama.bench.plan import BenchSettings, Test
 from qllama.format import QlmFile
 from qllama.model.engine import Engine
 
@@ -23,19 +23,20 @@ class Session:
     tests : list of Test
         Those that it will run.
     n_threads : int
-    n_batch : int or None
-        Prompt tokens evaluated together; None is the engine's own choice.
+    settings : BenchSettings
     """
 
     def __init__(
-        self, file: QlmFile, tests: list[Test], *, n_threads: int, n_batch: int | None
+        self, file: QlmFile, tests: list[Test], n_threads: int, settings: BenchSettings
     ) -> None:
+        n_batch = settings.n_batch
         options: dict[str, Any] = {} if n_batch is None else {"n_batch": n_batch}
         self._engine = Engine(
             file,
             n_ctx=max(test.n_ctx for test in tests),
             n_threads=n_threads,
             n_slots=max(test.n_parallel for test in tests),
+            kv_type=settings.kv_type,
             **options,
         )
         self.n_batch = self._engine.n_batch

@@ -10,7 +10,7 @@ import click
 
 from qllama.cli.bench_progress import BenchProgress
 from qllama.cli.loading import compilation_progress, model_path
-from qllama.cli.options import debug_option
+from qllama.cli.options import cache_type_options, debug_option
 from qllama.cli.progress import ProgressReport, notice
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def _parse_pairs(
     metavar="N",
     help="Prompt tokens evaluated together.  [default: as the other commands]",
 )
+@cache_type_options
 @click.option(
     "-r",
     "--repetitions",
@@ -147,6 +148,7 @@ def command(
     parallel: tuple[int, ...],
     threads: tuple[int, ...],
     batch_size: int | None,
+    kv_type: str,
     repetitions: int,
     output_format: str,
 ) -> None:
@@ -166,9 +168,9 @@ def command(
 
     Ctrl-C ends the run; what was measured until then is printed.
     """
-    from qllama.bench.plan import grid
+    from qllama.bench.plan import BenchSettings, grid
     from qllama.bench.results import Results
-    from qllama.bench.runner import BenchSettings, prepare, run
+    from qllama.bench.runner import prepare, run
     from qllama.kernels.cores import default_n_threads
 
     tests = grid(n_prompt, n_gen, pairs, n_depth, parallel)
@@ -179,9 +181,9 @@ def command(
             f"-np {max(parallel)} sequences do not fit a batch of -b {batch_size} tokens."
         )
     chosen = _named_models([*models, *more_models])
+    settings = BenchSettings(threads or (default_n_threads(),), repetitions, batch_size, kv_type)
     with ProgressReport() as compiling:
-        prepare(chosen, tests, compilation_progress(compiling))
-    settings = BenchSettings(threads or (default_n_threads(),), repetitions, batch_size)
+        prepare(chosen, tests, settings, compilation_progress(compiling))
     n_rows = len(chosen) * len(settings.n_threads) * len(tests)
     results = Results()
     try:

@@ -22,6 +22,7 @@ __all__ = [
     "WEIGHT_TYPES",
     "Diagnostics",
     "RuntimeOptions",
+    "cache_type_options",
     "debug_option",
     "generation_options",
     "model_argument",
@@ -122,6 +123,36 @@ def model_argument(command: _Command) -> _Command:
     return wrapper  # type: ignore[return-value]
 
 
+def cache_type_options(command: _Command) -> _Command:
+    """Give `command` -ctk and -ctv; it receives `kv_type`, `f16` or `q8`."""
+
+    @click.option(
+        "-ctk",
+        "--cache-type-k",
+        type=_cache_type,
+        help="Type of the key/value cache: q8_0 takes half the memory.  [default: f16]",
+    )
+    @click.option(
+        "-ctv",
+        "--cache-type-v",
+        type=_cache_type,
+        help="The same: one type serves both.  [default: that of -ctk]",
+    )
+    @functools.wraps(command)
+    def wrapper(
+        *args: Any, cache_type_k: str | None, cache_type_v: str | None, **kwargs: Any
+    ) -> Any:
+        if cache_type_k and cache_type_v and cache_type_k != cache_type_v:
+            raise click.UsageError(
+                f"-ctk is {cache_type_k} and -ctv is {cache_type_v}: expected one type for "
+                "both; give one of them."
+            )
+        kv_type = "q8" if (cache_type_k or cache_type_v) == "q8_0" else "f16"
+        return command(*args, kv_type=kv_type, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
 def runtime_options(command: _Command) -> _Command:
     """Give `command` -c, -t, -b, -ctk and -ctv; it receives `runtime`, a RuntimeOptions."""
 
@@ -150,38 +181,18 @@ def runtime_options(command: _Command) -> _Command:
         metavar="N",
         help="Prompt tokens evaluated together.",
     )
-    @click.option(
-        "-ctk",
-        "--cache-type-k",
-        type=_cache_type,
-        help="Type of the key/value cache: q8_0 takes half the memory.  [default: f16]",
-    )
-    @click.option(
-        "-ctv",
-        "--cache-type-v",
-        type=_cache_type,
-        help="The same: one type serves both.  [default: that of -ctk]",
-    )
+    @cache_type_options
     @functools.wraps(command)
     def wrapper(
         *args: Any,
         ctx_size: int,
         threads: int | None,
         batch_size: int,
-        cache_type_k: str | None,
-        cache_type_v: str | None,
+        kv_type: str,
         **kwargs: Any,
     ) -> Any:
-        if cache_type_k and cache_type_v and cache_type_k != cache_type_v:
-            raise click.UsageError(
-                f"-ctk is {cache_type_k} and -ctv is {cache_type_v}: expected one type for "
-                "both; give one of them."
-            )
         runtime = RuntimeOptions(
-            n_ctx=ctx_size,
-            n_threads=threads,
-            n_batch=batch_size,
-            kv_type="q8" if (cache_type_k or cache_type_v) == "q8_0" else "f16",
+            n_ctx=ctx_size, n_threads=threads, n_batch=batch_size, kv_type=kv_type
         )
         return command(*args, runtime=runtime, **kwargs)
 
