@@ -43,7 +43,7 @@ def test_results_decode_reads_what_its_mean_speed_takes():
 
 @pytest.mark.parametrize("test", [plan.Test(8, 0), plan.Test(8, 4)])
 def test_results_prompt_has_no_read_rate(test):
-    assert row(test, 1.0).read_gb_s is None
+    assert measured(test, 1.0).read_gb_s is None
 
 
 def test_results_operations_are_those_of_all_tokens():

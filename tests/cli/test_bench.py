@@ -107,8 +107,8 @@ def test_bench_interrupted_prints_what_it_has_and_exits_130(run, tiny_qlm, monke
         assert document["is_complete"] is False
         assert [row["test"] for row in document["rows"]] == ["pp4"]
     else:
-        assert "| pp4 |" in result.stdout
-        assert "| tg2 |" not in result.stdout
+        assert " pp4 |" in result.stdout
+        assert " tg2 |" not in result.stdout
 
 
 def test_bench_models_are_named_after_what_the_user_typed(monkeypatch):
