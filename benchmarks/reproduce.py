@@ -18,7 +18,8 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
 
 
 @click.command(
-    epilog="Example: python benchmarks/reproduce.py models --rival llama.cpp=llama.cpp/bin/llama-bench"
+    epilog="Example: python benchmarks/reproduce.py models "
+    "--rival llama.cpp=llama.cpp/bin/llama-bench"
 )
 @click.argument("models", type=_DIRECTORY)
 @click.option(
