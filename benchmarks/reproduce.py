@@ -14,6 +14,8 @@ from harness.engines import LlamaBench
 
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parent
+_DRAWN = ("side_by_side", "scaling", "kernels")
+_SMALL = ("1B Q4_0", "1B Q8_0", "1B q4 : Q4_K_M", "SmolLM2-135M q4 : Q4_1")
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_path=True)
 
 
@@ -28,8 +30,8 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
     multiple=True,
     required=True,
     metavar="NAME=COMMAND",
-    help="As of side_by_side.py. The first is also measured in scaling and, by the "
-    "llama-completion beside it, in start-up.",
+    help="As of side_by_side.py. The first is measured on everything, and by the "
+    "llama-completion beside it in start-up; others on the small models only.",
 )
 @click.option(
     "--ik",
@@ -65,7 +67,7 @@ def main(
     turns = ["--variant", "-fa 1", "--variant", "-fa 0", "--rounds", str(rounds)]
     steps: dict[str, list[str]] = {
         "kernels": [f"{models}/1b-{name}.qlm" for name in ("q4_0", "q4", "q8_0")],
-        "side_by_side": ["--plan", f"{models}", *_repeated("--rival", rivals), *turns],
+        "side_by_side": ["--plan", f"{models}", "--rival", first, *turns],
         "scaling": [
             f"{models}/1b-q4_0.qlm",
             f"{models}/1b-Q4_0.gguf",
@@ -73,6 +75,9 @@ def main(
         ],
         "startup": _startup(models, first),
     }
+    if rivals[1:]:
+        rows = ["--plan", f"{models}", *_repeated("--model", _SMALL)]
+        steps["others"] = [*rows, *_repeated("--rival", rivals[1:]), *turns]
     if ik:
         old = shlex.join([sys.executable, str(_HERE / "rival_ik_llama.py"), *shlex.split(ik)])
         rows = ["--plan", f"{models}", "--model", "1B Q4_0"]
@@ -91,8 +96,9 @@ def main(
         script = name if (_HERE / f"{name}.py").exists() else "side_by_side"
         output = _ROOT / "docs" / "results" / f"{name}.json"
         _run(f"{script}.py", *steps[name], "-o", str(output))
-    documents = (_ROOT / "docs" / "results").glob("*.json")
-    _run("plot.py", *sorted(map(str, documents)), "-o", str(_ROOT / "docs" / "pictures"))
+    documents = [_ROOT / "docs" / "results" / f"{name}.json" for name in _DRAWN]
+    drawn = [str(path) for path in documents if path.exists()]
+    _run("plot.py", *drawn, "-o", str(_ROOT / "docs" / "pictures"))
     _run("fill_docs.py", str(_ROOT / "docs" / "benchmarks.md"))
 
 
