@@ -15,6 +15,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from qllama.kernels.selection import first_largest, nucleus
+
 __all__ = ["apply_logit_bias", "apply_penalties", "min_p", "top_k", "top_p"]
 
 # How many strides top_k folds into one maximum: of 16, 64 and 256 the fastest at
@@ -180,16 +182,9 @@ def top_p(logits: npt.NDArray[np.float32], p: float) -> npt.NDArray[np.intp]:
         raise ValueError(f"p: expected 0 to 1, found {p}")
     if p == 1:
         return np.arange(logits.size)
-    weights = np.exp(logits - logits.max())
-    total = float(weights.sum(dtype=np.float64))
-    # All tokens below this weight together have less than 1 - p, so the nucleus is
-    # among the others: a few hundred to sort instead of the vocabulary.
-    pool = np.flatnonzero(weights >= (1 - p) * total / weights.size)
-    falling = np.sort(logits[pool])[::-1]
-    mass = np.cumsum(np.exp(falling - falling[0]), dtype=np.float64)
-    # Summed in another order than `total`, all of the pool may be an ulp below it.
-    n_kept = min(int(np.searchsorted(mass, p * total)) + 1, pool.size)
-    return pool[_first_k(logits[pool], falling[n_kept - 1], n_kept)]
+    threshold, n_equal = nucleus(logits, logits.max(), float(p))
+    kept: npt.NDArray[np.intp] = first_largest(logits, threshold, n_equal)
+    return kept
 
 
 def min_p(logits: npt.NDArray[np.float32], p: float) -> npt.NDArray[np.intp]:

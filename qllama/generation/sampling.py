@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from qllama.errors import SamplingError
 from qllama.generation import filters
+from qllama.kernels.selection import draw
 
 __all__ = ["Candidates", "Sampler", "SamplingOptions", "SamplingParams"]
 
@@ -156,10 +157,12 @@ class Sampler:
         ValueError
             When `logit_bias` names a token outside the vocabulary.
         """
-        ids, weights = self.candidates(logits, history)
-        cumulated = weights.cumsum()
-        point = self._random.random() * cumulated[-1]
-        return int(ids[np.searchsorted(cumulated, point, side="right")])
+        adjusted, peak = self._adjust(logits, history)
+        if self.params.temperature == 0:
+            return int(adjusted.argmax())
+        ids, left = self._filter(adjusted)
+        point = self._random.random()
+        return int(ids[draw(left, peak, float(self.params.temperature), point)])
 
     def candidates(
         self, logits: npt.NDArray[np.float32], history: npt.NDArray[np.int32]
@@ -178,15 +181,19 @@ class Sampler:
         SamplingError, ValueError
             As `sample`.
         """
-        adjusted = self._adjust(logits, history)
+        adjusted, peak = self._adjust(logits, history)
         if self.params.temperature == 0:
             return Candidates(np.array([adjusted.argmax()]), np.ones(1))
-        return self._filter(adjusted)
+        ids, left = self._filter(adjusted)
+        weights = np.subtract(left, peak, dtype=np.float64)
+        with np.errstate(over="ignore"):  # a tiny temperature: -inf is what is meant
+            weights /= self.params.temperature
+        return Candidates(ids, np.exp(weights, out=weights))
 
     def _adjust(
         self, logits: npt.NDArray[np.float32], history: npt.NDArray[np.int32]
-    ) -> npt.NDArray[np.float32]:
-        """Apply what changes logits, and check that one is left to choose."""
+    ) -> tuple[npt.NDArray[np.float32], np.float32]:
+        """Apply what changes logits, and check that one is left: the logits, the largest."""
         params = self.params
         n_recent = history.size if params.repeat_last_n == -1 else params.repeat_last_n
         logits = filters.apply_logit_bias(logits[: self._all_ids.size], params.logit_bias)
@@ -197,7 +204,7 @@ class Sampler:
             presence=params.presence_penalty,
             frequency=params.frequency_penalty,
         )
-        peak = float(logits.max())
+        peak = logits.max()
         if peak == -math.inf:
             raise SamplingError("no token is left to choose: logit_bias forbids all of them")
         if not math.isfinite(peak):
@@ -205,9 +212,12 @@ class Sampler:
                 f"the model's logits hold {peak}: expected finite numbers; "
                 "check the model file with `qllama verify`"
             )
-        return logits
+        return logits, peak
 
-    def _filter(self, logits: npt.NDArray[np.float32]) -> Candidates:
+    def _filter(
+        self, logits: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+        """Return the ids that the filters keep, the likeliest among them, and their logits."""
         params = self.params
         ids = self._all_ids
         if params.top_k > 0:
@@ -219,12 +229,7 @@ class Sampler:
         if params.min_p > 0:
             kept = filters.min_p(logits, params.min_p)
             ids, logits = ids[kept], logits[kept]
-        # float64, because numpy's float32 exp differs by an ulp between CPUs and
-        # over a whole vocabulary that would show in the draw.
-        weights = np.subtract(logits, logits.max(), dtype=np.float64)
-        with np.errstate(over="ignore"):  # a tiny temperature: -inf is what is meant
-            weights /= params.temperature
-        return Candidates(ids, np.exp(weights, out=weights))
+        return ids, logits
 
 
 def _check_integer(name: str, value: object, *, at_least: int) -> None:

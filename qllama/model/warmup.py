@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from qllama.kernels.linear import linear
+from qllama.kernels.selection import compile_selection
 from qllama.kernels.team import compile_team
 from qllama.kernels.weight_kernels import WEIGHT_KERNELS
 from qllama.model.decoder import decoder
@@ -31,7 +32,7 @@ def warmup(weight_types: Iterable[str] | None = None, on_compile: OnCompile | No
         for name in all_types
         if name in wanted
     ]
-    jobs.append(("decoder", _compile_decoder))
+    jobs += [("decoder", _compile_decoder), ("sampling", compile_selection)]
     for done, (name, job) in enumerate(jobs):
         if on_compile is not None:
             on_compile(name, done, len(jobs))

@@ -266,9 +266,9 @@ def test_engine_compilation_is_told_kernel_by_kernel(file):
     engine = Engine(file, n_ctx=16, n_threads=1, on_compile=lambda *seen: told.append(seen))
     engine.close()
     names, done, totals = zip(*told, strict=True)
-    assert names == ("q8_0 matrix product", "decoder", "")
-    assert done == (0, 1, 2)
-    assert set(totals) == {2}
+    assert names == ("q8_0 matrix product", "decoder", "sampling", "")
+    assert done == (0, 1, 2, 3)
+    assert set(totals) == {3}
 
 
 def test_engine_unknown_cache_type_is_refused(file):
@@ -283,7 +283,7 @@ def test_engine_cache_of_q8_takes_its_kernel_along(tmp_path):
         Engine(
             file, n_ctx=16, n_threads=1, kv_type="q8", on_compile=lambda *seen: told.append(seen[0])
         ).close()
-    assert told == ["q8_0 matrix product", "q4 matrix product", "decoder", ""]
+    assert told == ["q8_0 matrix product", "q4 matrix product", "decoder", "sampling", ""]
 
 
 def test_engine_logits_stay_when_the_engine_goes_on(engine):

@@ -26,13 +26,13 @@ def told_by(*types):
 
 def test_warmup_without_types_makes_every_kernel():
     expected = [f"{kernel.name} matrix product" for kernel in WEIGHT_KERNELS]
-    assert told_by() == [*expected, "decoder"]
+    assert told_by() == [*expected, "decoder", "sampling"]
 
 
 @pytest.mark.parametrize("types", [[], ["q4"], {"q8_0", "f16"}])
 def test_warmup_of_some_types_makes_those_alone(types):
     expected = [f"{k.name} matrix product" for k in WEIGHT_KERNELS if k.name in set(types)]
-    assert told_by(types) == [*expected, "decoder"]
+    assert told_by(types) == [*expected, "decoder", "sampling"]
 
 
 def test_warmup_leaves_nothing_to_compile_when_the_engine_evaluates(tmp_path):
