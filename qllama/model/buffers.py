@@ -62,6 +62,7 @@ class Buffers:
         scratch = _padded(scratch, 128)
         # Twice the tokens: the output head reads each in two parts.
         unpacked = _padded(scratch_bytes(2 * n_batch), 128)
+        n_rows = max(n_batch, team.n_threads)  # a lone token has one for every thread
         needs_q8, needs_f32 = "q8" in weights.packings, "f32" in weights.packings
 
         self._arena = Arena()
@@ -71,9 +72,9 @@ class Buffers:
             "attended": _FLOAT * attention * n_batch,
             "partials": partial_bytes(cache.head_size) * plan.max_partials,
             "arrivals": 8 * plan.max_arrivals,
-            "packed_q8": needs_q8 * 2 * Q8_BYTES * widest // BLOCK * n_batch,
+            "packed_q8": needs_q8 * 2 * Q8_BYTES * widest // BLOCK * n_rows,
             "hidden_q8": needs_q8 * Q8_BYTES * mlp // BLOCK * n_batch,
-            "packed_f32": needs_f32 * _FLOAT * widest * n_batch,
+            "packed_f32": needs_f32 * _FLOAT * widest * n_rows,
             "hidden_f32": needs_f32 * _FLOAT * mlp * n_batch,
             "scratch": scratch * team.n_threads,
             "unpacked": unpacked * team.n_threads,
@@ -97,6 +98,7 @@ class Buffers:
             "v_column": q_columns + kv_columns,
             "qkv_columns": qkv,
             "attention_padded": attention,
+            "packed_columns": widest,
             "kv_type": cache.kv_type,
             "keys": cache.keys,
             "values": cache.values,

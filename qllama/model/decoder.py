@@ -60,7 +60,6 @@ def _decoder_step(address, thread):
     if step.end_layer == n_layers:
         head = linears[n_layers, 1]
         normalize_outputs(model, batch, head, thread)
-        barrier(model.team, model.n_threads)
         multiply_head(model, batch, head, thread)
 
 
@@ -68,7 +67,6 @@ def _decoder_step(address, thread):
 def _decoder_layer(model, batch, layer, linears, i, thread):
     n_tokens, residual, columns = batch.n_tokens, model.residual, model.hidden_padded
     normalize(model, n_tokens, layer.input_norm, thread)
-    barrier(model.team, model.n_threads)
     project_qkv(model, batch, linears, i, thread)
     barrier(model.team, model.n_threads)
     rotate_and_append(model, batch, layer, i, thread)
@@ -76,11 +74,9 @@ def _decoder_layer(model, batch, layer, linears, i, thread):
     attend(model, batch, i, thread)
     barrier(model.team, model.n_threads)
     pack_attended(model, batch, thread)
-    barrier(model.team, model.n_threads)
     multiply(model, n_tokens, linears[i, O], False, residual, columns, 1, thread)
     barrier(model.team, model.n_threads)
     normalize(model, n_tokens, layer.post_attention_norm, thread)
-    barrier(model.team, model.n_threads)
     feed_forward(model, n_tokens, linears[i, GATE], linears[i, UP], thread)
     barrier(model.team, model.n_threads)
     multiply(model, n_tokens, linears[i, DOWN], True, residual, columns, 1, thread)

@@ -16,7 +16,7 @@ from qllama.kernels.isa import current_isa
 from qllama.kernels.linear import call_linear
 from qllama.kernels.norm import rms_norm
 from qllama.kernels.swiglu import swiglu
-from qllama.kernels.team import claim
+from qllama.kernels.team import barrier, claim
 from qllama.kernels.weight_kernels import Q8_BYTES
 from qllama.model.records import K, Q, V
 from qllama.quant.types import BLOCK, TILE_ROWS
@@ -25,9 +25,12 @@ __all__ = [
     "feed_forward",
     "multiply",
     "multiply_head",
+    "next_token",
     "normalize",
     "normalize_outputs",
     "pack_row",
+    "packed",
+    "packed_by_all",
     "project_qkv",
 ]
 
@@ -55,17 +58,47 @@ def pack_row(x, n_blocks, q8, f32, token, n_tokens):
 
 
 @njit
+def packed(model, n_tokens, thread):
+    """Addresses of the packed activations (q8, f32; 0: none) that this thread reads.
+
+    A lone token's are packed by every thread for itself, which takes no longer than to
+    wait for another one.
+    """
+    own = thread if n_tokens == 1 else 0
+    q8, f32 = model.packed_q8, model.packed_f32
+    if q8 != 0:
+        q8 += 2 * Q8_BYTES * (model.packed_columns // BLOCK) * own
+    if f32 != 0:
+        f32 += _FLOAT * model.packed_columns * own
+    return q8, f32
+
+
+@njit
+def next_token(model, n_tokens, before):
+    """The next token to pack after `before` (-1 at first): claimed, unless it is alone."""
+    return before + 1 if n_tokens == 1 else claim(model.team, 1)
+
+
+@njit
+def packed_by_all(model, n_tokens):
+    """Wait until all tokens are packed, where threads share that out."""
+    if n_tokens != 1:
+        barrier(model.team, model.n_threads)
+
+
+@njit
 def normalize(model, n_tokens, weight, thread):
     """Pack the norm of every residual row; `weight` is the norm's, by address."""
     row = model.scratch + model.scratch_bytes * thread
     n_blocks = model.hidden_padded // BLOCK
-    while True:
-        t = claim(model.team, 1)
-        if t >= n_tokens:
-            return
+    q8, f32 = packed(model, n_tokens, thread)
+    t = next_token(model, n_tokens, -1)
+    while t < n_tokens:
         x = model.residual + _FLOAT * model.hidden_padded * t
         rms_norm(x, weight, row, model.hidden_size, model.hidden_padded, model.eps)
-        pack_row(row, n_blocks, model.packed_q8, model.packed_f32, t, n_tokens)
+        pack_row(row, n_blocks, q8, f32, t, n_tokens)
+        t = next_token(model, n_tokens, t)
+    packed_by_all(model, n_tokens)
 
 
 @njit
@@ -110,11 +143,10 @@ def _multiply_tile(model, linear, tile, activations, first, n_tokens, out, accum
 
 
 @njit
-def _activations(model, linear, is_hidden):
+def _activations(model, linear, n_tokens, thread):
     """Address of the packed activations that this matrix reads."""
-    if is_hidden:
-        return model.hidden_f32 if linear.packing == 1 else model.hidden_q8
-    return model.packed_f32 if linear.packing == 1 else model.packed_q8
+    q8, f32 = packed(model, n_tokens, thread)
+    return f32 if linear.packing == 1 else q8
 
 
 @njit
@@ -124,7 +156,10 @@ def multiply(model, n_tokens, linear, is_hidden, out, columns, accumulate, threa
     `is_hidden`: the activations are those between the feed-forward layer's matrices.
     Nonzero `accumulate` adds to `out`.
     """
-    activations = _activations(model, linear, is_hidden)
+    if is_hidden:
+        activations = model.hidden_f32 if linear.packing == 1 else model.hidden_q8
+    else:
+        activations = _activations(model, linear, n_tokens, thread)
     count = _claim_size(model, linear.n_tiles, linear.tile_bytes, n_tokens)
     stride = _FLOAT * columns
     together = _cached_tokens(linear)
@@ -166,7 +201,7 @@ def project_qkv(model, batch, linears, layer, thread):
             elif i >= k_start:
                 which, tile, column = K, i - k_start, model.k_column
             linear = linears[layer, which]
-            activations = _activations(model, linear, False)
+            activations = _activations(model, linear, batch.n_tokens, thread)
             out = model.qkv + stride * token + _FLOAT * column + _TILE_FLOATS * tile
             _multiply_tile(model, linear, tile, activations, token, n, (out, stride), 0, thread)
 
@@ -181,18 +216,20 @@ def normalize_outputs(model, batch, head, thread):
     """
     row = model.scratch + model.scratch_bytes * thread
     n_blocks = model.hidden_padded // BLOCK
-    while True:
-        t = claim(model.team, 1)
-        if t >= batch.n_outputs:
-            return
+    n_outputs = batch.n_outputs
+    q8, f32 = packed(model, n_outputs, thread)
+    t = next_token(model, n_outputs, -1)
+    while t < n_outputs:
         x = model.residual + _FLOAT * model.hidden_padded * v.load_int(batch.outputs + 4 * t)
         rms_norm(x, model.final_norm, row, model.hidden_size, model.hidden_padded, model.eps)
         if head.packing == 1:
-            pack_row(row, n_blocks, 0, model.packed_f32, t, batch.n_outputs)
+            pack_row(row, n_blocks, 0, f32, t, n_outputs)
         else:
-            pack_row(row, n_blocks, model.packed_q8, 0, 2 * t, 2 * batch.n_outputs)
+            pack_row(row, n_blocks, q8, 0, 2 * t, 2 * n_outputs)
             q8_residual(row, n_blocks)
-            pack_row(row, n_blocks, model.packed_q8, 0, 2 * t + 1, 2 * batch.n_outputs)
+            pack_row(row, n_blocks, q8, 0, 2 * t + 1, 2 * n_outputs)
+        t = next_token(model, n_outputs, t)
+    packed_by_all(model, n_outputs)
 
 
 @njit
@@ -200,7 +237,7 @@ def multiply_head(model, batch, head, thread):
     """logits[t] = head(final norm of output t), the parts of a token added up."""
     parts = 1 if head.packing == 1 else 2
     n_rows = parts * batch.n_outputs
-    activations = _activations(model, head, False)
+    activations = _activations(model, head, batch.n_outputs, thread)
     rows = model.scratch + model.scratch_bytes * thread
     count = _claim_size(model, head.n_tiles, head.tile_bytes, n_rows)
     while n_rows > 0:
@@ -238,9 +275,9 @@ def feed_forward(model, n_tokens, gate, up, thread):
                 tile = 2 * block + half
                 out = _TILE_FLOATS * half
                 if tile < gate.n_tiles:
-                    a = _activations(model, gate, False)
+                    a = _activations(model, gate, n_tokens, thread)
                     _multiply_tile(model, gate, tile, a, first, n, (gates + out, stride), 0, thread)
-                    a = _activations(model, up, False)
+                    a = _activations(model, up, n_tokens, thread)
                     _multiply_tile(model, up, tile, a, first, n, (ups + out, stride), 0, thread)
                     for t in range(n):
                         row = gates + out + stride * t

@@ -64,7 +64,10 @@ MODEL = np.dtype(
         *_int64("head_bytes", "slot_bytes", "layer_bytes", "key_kernel"),
         # Buffers: residual stream, packed activations of both kinds, q/k/v, attention
         # output, partials and arrivals of split attention, `scratch_bytes` for each thread.
-        *_int64("residual", "packed_q8", "packed_f32", "qkv", "attended", "partials"),
+        # Every packed row has room for `packed_columns` columns, of q8 for two rows of them.
+        *_int64(
+            "packed_columns", "residual", "packed_q8", "packed_f32", "qkv", "attended", "partials"
+        ),
         *_int64("arrivals", "hidden_q8", "hidden_f32", "scratch", "scratch_bytes"),
         # And what the matrix kernels may write, `unpacked_bytes` for each thread.
         *_int64("unpacked", "unpacked_bytes"),

@@ -27,7 +27,7 @@ from qllama.kernels.norm import rms_norm
 from qllama.kernels.rope import rope
 from qllama.kernels.team import claim
 from qllama.model.attention_plan import TASK
-from qllama.model.projections import pack_row
+from qllama.model.projections import next_token, pack_row, packed, packed_by_all
 from qllama.quant.types import BLOCK
 
 __all__ = ["attend", "attention_scratch_bytes", "pack_attended", "rotate_and_append"]
@@ -185,10 +185,11 @@ def _attend_task(model, batch, layer, task, kv_head, thread):
 @njit
 def pack_attended(model, batch, thread):
     """Pack the heads' outputs for o_proj."""
-    n_blocks = model.attention_padded // BLOCK
-    while True:
-        t = claim(model.team, 1)
-        if t >= batch.n_tokens:
-            return
+    n_blocks, n_tokens = model.attention_padded // BLOCK, batch.n_tokens
+    q8, f32 = packed(model, n_tokens, thread)
+    t = next_token(model, n_tokens, -1)
+    while t < n_tokens:
         row = model.attended + _FLOAT * model.attention_padded * t
-        pack_row(row, n_blocks, model.packed_q8, model.packed_f32, t, batch.n_tokens)
+        pack_row(row, n_blocks, q8, f32, t, n_tokens)
+        t = next_token(model, n_tokens, t)
+    packed_by_all(model, n_tokens)
