@@ -37,7 +37,6 @@ __all__ = ["group_of", "pack_f32", "pack_q8", "q8_residual", "token_groups"]
 
 # The codes of a block whose largest magnitude is below this are 0: 127 / absmax would overflow.
 _TINY = 2.0**-100
-_ROUNDER, _ROUNDER_BITS = 12582912.0, 0x4B400000
 
 
 def token_groups(n_tokens: int, isa: Isa) -> list[tuple[int, int]]:
@@ -98,16 +97,12 @@ def _quantize_block(b: Any, x: Value) -> tuple[Value, Value, Value]:
     """(values, codes, scale) of the 32 float32 at address `x`; codes are int32 lanes."""
     kind, ints = simd.vector(F32, BLOCK), simd.vector(I32, BLOCK)
     values = simd.load(b, b.inttoptr(x, I8.as_pointer()), kind)
-    # Bits without sign are ordered as the magnitudes are, and a NaN is above them all.
+    # Without their sign floats are ordered as their bits are, and NaN above all.
     magnitudes = b.and_(b.bitcast(values, ints), simd.constant(I32, BLOCK, 0x7FFFFFFF))
-    largest = _call(b, "llvm.vector.reduce.umax.v32i32", I32, magnitudes)
-    absmax = b.bitcast(largest, F32)
+    absmax = b.bitcast(_call(b, "llvm.vector.reduce.smax.v32i32", I32, magnitudes), F32)
     is_zero = b.fcmp_ordered("<", absmax, F32(_TINY))
     inverse = b.select(is_zero, F32(0.0), b.fdiv(F32(127.0), absmax))
-    scaled = b.fmul(values, simd.splat(b, inverse, BLOCK))
-    # Adding 1.5 * 2**23 rounds to nearest even and leaves the integer in the low bits.
-    shifted = b.bitcast(b.fadd(scaled, simd.constant(F32, BLOCK, _ROUNDER)), ints)
-    codes = b.sub(shifted, simd.constant(I32, BLOCK, _ROUNDER_BITS))
+    codes = simd.round_to_int(b, b.fmul(values, simd.splat(b, inverse, BLOCK)))
     # inf * 0 is NaN: a block that holds an infinity must not look finite.
     scale = b.fmul(b.fdiv(absmax, F32(127.0)), b.fadd(F32(1.0), b.fmul(absmax, F32(0.0))))
     return values, codes, scale

@@ -28,7 +28,7 @@ from qllama.kernels import simd
 from qllama.kernels import vector as v
 from qllama.kernels._jit import inlined, intrinsic, njit
 from qllama.kernels.panel import PANEL, ROW_FLOATS
-from qllama.kernels.simd import F32, I8, I16, I32, I64, Value
+from qllama.kernels.simd import I8, I16, I32, I64, Value
 from qllama.quant.types import BLOCK, QUANT_TYPES, TILE_ROWS
 
 __all__ = [
@@ -175,10 +175,7 @@ def _scatter_codes(
 
     def codegen(context: Any, b: Any, _signature: Any, arguments: Any) -> Any:
         target, stride, x, offset = arguments
-        floats, ints = simd.vector(F32, v.LANES), simd.vector(I32, v.LANES)
-        rint = simd.declare(b, "llvm.rint.v16f32", floats, [floats])
-        to_int = simd.declare(b, "llvm.fptosi.sat.v16i32.v16f32", ints, [floats])
-        codes = b.call(to_int, [b.call(rint, [x])])
+        codes = simd.round_to_int(b, x)
         codes = b.add(codes, simd.splat(b, b.trunc(offset, I32), v.LANES))
         quarters = b.bitcast(b.trunc(codes, simd.vector(I8, v.LANES)), simd.vector(I32, 4))
         _scatter(b, target, stride, quarters, 4)

@@ -36,6 +36,7 @@ __all__ = [
     "load_splats",
     "pause",
     "prefetch",
+    "round_to_int",
     "splat",
     "store",
     "vector",
@@ -187,6 +188,17 @@ def f32_to_f16(b: Any, isa: Isa, value: Value) -> Value:
     is_nan = b.icmp_unsigned(">", magnitude, _fill(i32, 0x7F800000))
     result = b.select(is_nan, _fill(i32, 0x7E00), result)
     return b.trunc(b.or_(result, sign), i16)
+
+
+def round_to_int(b: Any, values: Value) -> Value:
+    """A float32 vector rounded to int32, ties to even; every magnitude below 2**22.
+
+    A NaN gives any number.
+    """
+    # The unit of 1.5 * 2**23 is 1: adding it rounds, and leaves the integer in the low bits.
+    lanes = values.type.count
+    shifted = b.fadd(values, constant(F32, lanes, 12582912.0))
+    return b.sub(b.bitcast(shifted, vector(I32, lanes)), constant(I32, lanes, 0x4B400000))
 
 
 def bf16_to_f32(b: Any, bits: Value) -> Value:
