@@ -7,11 +7,11 @@ from pathlib import Path
 
 import psutil
 
+from qllama.control_groups import own_control_groups, read_text
+
 __all__ = ["default_n_threads"]
 
 _CPU_TOPOLOGY = Path("/sys/devices/system/cpu")
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
-_OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def default_n_threads() -> int:
@@ -24,43 +24,28 @@ def default_n_threads() -> int:
 def _physical_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         allowed = os.sched_getaffinity(0)
-        siblings = {_read(_CPU_TOPOLOGY / f"cpu{c}/topology/thread_siblings_list") for c in allowed}
+        siblings = {
+            read_text(_CPU_TOPOLOGY / f"cpu{c}/topology/thread_siblings_list") for c in allowed
+        }
         return len(allowed) if None in siblings else len(siblings)
     return psutil.cpu_count(logical=False) or os.cpu_count() or 1
 
 
 def _cgroup_quota() -> float | None:
     """CPUs' worth of time that control groups grant, the least over all ancestors."""
-    quotas = []
-    for line in (_read(_OWN_CGROUP) or "").splitlines():
-        _, controllers, path = line.split(":", 2)
-        version_2 = controllers == ""
-        if not version_2 and "cpu" not in controllers.split(","):
-            continue
-        root = _CGROUP_ROOT if version_2 else _CGROUP_ROOT / "cpu"
-        group = root / path.lstrip("/")
-        for directory in (group, *group.parents):
-            quotas.append(_quota_of(directory, version_2))
-            if directory == root:
-                break
+    quotas = [_quota_of(*group) for group in own_control_groups("cpu")]
     granted = [quota for quota in quotas if quota is not None]
     return min(granted) if granted else None
 
 
 def _quota_of(directory: Path, version_2: bool) -> float | None:
     if version_2:
-        words = (_read(directory / "cpu.max") or "max").split()
+        words = (read_text(directory / "cpu.max") or "max").split()
     else:
         words = [
-            _read(directory / name) or "-1" for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            read_text(directory / name) or "-1"
+            for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         ]
     if len(words) != 2 or words[0] in ("max", "-1") or int(words[1]) <= 0:
         return None
     return int(words[0]) / int(words[1])
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None

@@ -7,6 +7,7 @@ import os
 import psutil
 import pytest
 
+from qllama import control_groups
 from qllama.kernels import cores
 
 
@@ -15,8 +16,8 @@ def machine(tmp_path, monkeypatch):
     """A machine of 4 cores with 2 hyper-threads each, in no control group."""
     topology, groups, own = tmp_path / "cpu", tmp_path / "cgroup", tmp_path / "own"
     monkeypatch.setattr(cores, "_CPU_TOPOLOGY", topology)
-    monkeypatch.setattr(cores, "_CGROUP_ROOT", groups)
-    monkeypatch.setattr(cores, "_OWN_CGROUP", own)
+    monkeypatch.setattr(control_groups, "_ROOT", groups)
+    monkeypatch.setattr(control_groups, "_OWN", own)
     for cpu in range(8):
         directory = topology / f"cpu{cpu}/topology"
         directory.mkdir(parents=True)
