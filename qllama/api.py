@@ -56,8 +56,13 @@ class Llama:
     kv_type : str
         What keys and values are held in: `f16`, or `q8`, which takes half the memory,
         reads it faster and rounds more (`docs/quantization.md`).
+    use_mmap : bool
+        Map the file: it is open at once, and processes share its memory. False reads it
+        into memory of this process' own (`docs/memory.md`).
     verbose : bool
         Say on stderr what was loaded and how long it took.
+    on_load : callable, optional
+        Given bytes read and bytes in all, while the file is read.
     on_compile : callable, optional
         Given a stage, stages done and stages in all while kernels are compiled (once
         on a machine) or loaded. By default one line on stderr tells of compiling.
@@ -68,6 +73,8 @@ class Llama:
         When there is no such file.
     ContextLengthError
         When the model cannot have a window of `n_ctx` tokens.
+    OutOfMemoryError
+        When this machine has not the memory.
     QlmFormatError
         When the file is no valid `.qlm` file.
     UnsupportedModelError
@@ -95,12 +102,14 @@ class Llama:
         n_threads: int | None = None,
         n_batch: int = 256,
         kv_type: str = "f16",
+        use_mmap: bool = True,
         verbose: bool = False,
+        on_load: Callable[[int, int], None] | None = None,
         on_compile: Callable[[str, int, int], None] | None = None,
     ) -> None:
         started = time.perf_counter()
         self._lock = threading.Lock()
-        self._file = QlmFile.open(model_path)
+        self._file = QlmFile.open(model_path, use_mmap=use_mmap, on_progress=on_load)
         try:
             self._tokenizer = load_tokenizer(self._file.tokenizer, self._file.tokenizer_blob)
             self._engine = Engine(

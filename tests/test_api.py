@@ -60,7 +60,14 @@ def load(monkeypatch):
             return engine
 
         chosen = tokenizer or ByteTokenizer(chat_template=CHAT_TEMPLATE)
-        monkeypatch.setattr(api.QlmFile, "open", lambda path: file)
+
+        def open_file(path, *, use_mmap, on_progress):
+            file.is_mapped = use_mmap
+            if on_progress is not None:
+                on_progress(1, 2)
+            return file
+
+        monkeypatch.setattr(api.QlmFile, "open", open_file)
         monkeypatch.setattr(api, "load_tokenizer", lambda config, blob: chosen)
         monkeypatch.setattr(api, "Engine", open_engine)
         llm = api.Llama("model.qlm", n_ctx=n_ctx, **options)
@@ -290,13 +297,12 @@ def test_close_frees_engine_and_file_once_and_refuses_further_work(load):
 
 
 def test_load_failure_closes_the_file(load, monkeypatch):
-    opened = []
-    load()
-    monkeypatch.setattr(api.QlmFile, "open", lambda path: opened.append(FakeFile()) or opened[0])
+    file = load().file
+    file.closed = False
     monkeypatch.setattr(api, "Engine", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         api.Llama("model.qlm")
-    assert opened[0].closed
+    assert file.closed
 
 
 @pytest.mark.parametrize(("seconds_a_stage", "lines"), [(0.1, 0), (0.6, 1), (5, 1)])
@@ -319,6 +325,13 @@ def test_load_reports_compilation_to_the_caller_instead(load, capsys):
 def test_load_cache_type_reaches_the_engine(load):
     assert load().engine.kv_type == "f16"
     assert load(kv_type="q8").engine.kv_type == "q8"
+
+
+def test_load_maps_the_file_or_reads_it_and_tells_how_far_it_is(load):
+    assert load().file.is_mapped
+    told = []
+    assert not load(use_mmap=False, on_load=lambda *call: told.append(call)).file.is_mapped
+    assert told == [(1, 2)]
 
 
 def test_load_verbose_says_what_was_loaded(load, capsys):

@@ -16,8 +16,8 @@ MAX_LINES = 400
 
 # Lowest first. Layers of one row do not import each other.
 LAYERS = (
-    ("errors", "memory", "notice", "paths", "progress"),
-    ("config", "checksum"),
+    ("control_groups", "errors", "notice", "paths", "progress"),
+    ("config", "checksum", "memory"),
     ("tensors",),
     ("quant",),
     ("format",),

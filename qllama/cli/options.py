@@ -25,6 +25,7 @@ __all__ = [
     "cache_type_options",
     "debug_option",
     "generation_options",
+    "mmap_option",
     "model_argument",
     "runtime_options",
     "verbose_option",
@@ -60,12 +61,15 @@ class RuntimeOptions:
         Prompt tokens evaluated together.
     kv_type : str
         What keys and values are held in: `f16` or `q8`.
+    use_mmap : bool
+        Map the model's file instead of reading it.
     """
 
     n_ctx: int
     n_threads: int | None
     n_batch: int
     kv_type: str = "f16"
+    use_mmap: bool = True
 
 
 def _parse_logit_bias(
@@ -153,8 +157,16 @@ def cache_type_options(command: _Command) -> _Command:
     return wrapper  # type: ignore[return-value]
 
 
+mmap_option = click.option(
+    "--mmap/--no-mmap",
+    "use_mmap",
+    default=True,
+    help="Map the model's file, or read it into memory of the process' own.  [default: --mmap]",
+)
+
+
 def runtime_options(command: _Command) -> _Command:
-    """Give `command` -c, -t, -b, -ctk and -ctv; it receives `runtime`, a RuntimeOptions."""
+    """Give `command` -c, -t, -b, -ctk, -ctv, --no-mmap; it receives a RuntimeOptions, `runtime`."""
 
     @click.option(
         "-c",
@@ -182,6 +194,7 @@ def runtime_options(command: _Command) -> _Command:
         help="Prompt tokens evaluated together.",
     )
     @cache_type_options
+    @mmap_option
     @functools.wraps(command)
     def wrapper(
         *args: Any,
@@ -189,10 +202,15 @@ def runtime_options(command: _Command) -> _Command:
         threads: int | None,
         batch_size: int,
         kv_type: str,
+        use_mmap: bool,
         **kwargs: Any,
     ) -> Any:
         runtime = RuntimeOptions(
-            n_ctx=ctx_size, n_threads=threads, n_batch=batch_size, kv_type=kv_type
+            n_ctx=ctx_size,
+            n_threads=threads,
+            n_batch=batch_size,
+            kv_type=kv_type,
+            use_mmap=use_mmap,
         )
         return command(*args, runtime=runtime, **kwargs)
 

@@ -63,6 +63,10 @@ class ProgressReport:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Show no more: done at the end of the `with` block, or before."""
         self._timer.cancel()
         with self._lock:
             self._closed = True

@@ -1,15 +1,15 @@
-"""Opens a `.qlm` file: checks all of it but the data, then maps the data.
+"""Opens a `.qlm` file: checks all of it but the data, then maps or reads the data.
 
-Owns the mapping and the views into it. Kernels trust every address they are
+Owns that memory and the views into it. Kernels trust every address they are
 given, so nothing is handed out of a file that breaks `docs/format.md`. Knows no
 kernel and no model.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +23,15 @@ from qllama.errors import (
     BadTensorError,
     ChecksumError,
     ModelNotFoundError,
+    OutOfMemoryError,
     QlmFormatError,
     UnsupportedModelError,
 )
 from qllama.format.header import Header, decode_header
 from qllama.format.prelude import Prelude, check_region, decode_prelude
 from qllama.format.spec import PRELUDE_SIZE, Extent, TensorInfo
+from qllama.format.storage import map_data, read_data
+from qllama.memory import available_bytes, populate
 from qllama.quant import codec
 
 __all__ = ["QlmFile"]
@@ -38,9 +41,9 @@ _MAX_MESSAGE = 400
 
 
 class QlmFile:
-    """A `.qlm` file, mapped read-only; made by `QlmFile.open`.
+    """A `.qlm` file, mapped read-only or read into memory; made by `QlmFile.open`.
 
-    Views from `data` keep the mapping alive, also after `close`.
+    Views from `data` keep that memory alive, also after `close`.
 
     Attributes
     ----------
@@ -53,7 +56,9 @@ class QlmFile:
         In the order of the data.
     """
 
-    def __init__(self, path: Path, header: Header, mapping: mmap.mmap, data_offset: int) -> None:
+    def __init__(
+        self, path: Path, header: Header, data: npt.NDArray[np.uint8], is_mapped: bool
+    ) -> None:
         self.path = path
         self.config = header.config
         self.tokenizer = header.tokenizer
@@ -61,19 +66,37 @@ class QlmFile:
         self.provenance = header.provenance
         self.tensors = {t.name: t for t in header.tensors}
         self._blob = header.tokenizer_blob
-        self._bytes: npt.NDArray[np.uint8] | None
-        self._bytes = np.frombuffer(mapping, dtype=np.uint8, offset=data_offset)
+        self._bytes: npt.NDArray[np.uint8] | None = data
+        self._awaits_prefetch = is_mapped
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> QlmFile:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        use_mmap: bool = True,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> QlmFile:
         """Check and map a file; takes milliseconds whatever its size.
 
         Checksums and padding of the data are left to `verify`.
+
+        Parameters
+        ----------
+        path : str or path
+        use_mmap : bool
+            False reads all of the data into memory of this process' own, in huge pages
+            where the system has them: it then shares no memory with other processes,
+            and the file may change or vanish.
+        on_progress : callable, optional
+            Called with the bytes read so far and their total, when they are read.
 
         Raises
         ------
         ModelNotFoundError
             When there is no such file or it cannot be read.
+        OutOfMemoryError
+            When the data is to be read, and does not fit the memory that is free.
         QlmFormatError
             When it does not follow `docs/format.md`; the subclass says how.
         UnsupportedModelError
@@ -90,14 +113,16 @@ class QlmFile:
                 )
             with path.open("rb") as file:
                 prelude, header = _read_header(file)
-                mapping = mmap.mmap(file.fileno(), prelude.file_size, access=mmap.ACCESS_READ)
+                data = (
+                    map_data(file, prelude) if use_mmap else read_data(file, prelude, on_progress)
+                )
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise ModelNotFoundError(f"{path}: cannot be read: {reason}") from error
-        except (QlmFormatError, UnsupportedModelError) as error:
+        except (QlmFormatError, UnsupportedModelError, OutOfMemoryError) as error:
             # A hostile header can put megabytes into a message.
             raise type(error)(f"{path}: {str(error)[:_MAX_MESSAGE]}") from error
-        return cls(path, header, mapping, prelude.data_offset)
+        return cls(path, header, data, is_mapped=use_mmap)
 
     def __enter__(self) -> QlmFile:
         return self
@@ -111,8 +136,20 @@ class QlmFile:
         self.close()
 
     def close(self) -> None:
-        """Hand out no more views; the file is unmapped when the last one is gone."""
+        """Hand out no more views; the memory is given back when the last one is gone."""
         self._bytes = None
+
+    def prefetch(self) -> None:
+        """Bring a mapped file into memory in the background, at the disk's speed.
+
+        For who is about to use all of it: otherwise its pages come one by one, as they
+        are touched. A file larger than the free memory is left to come so.
+        """
+        data = self._mapped()
+        if self._awaits_prefetch and data.size <= available_bytes():
+            self._awaits_prefetch = False
+            is_open = lambda: self._bytes is not None  # noqa: E731
+            threading.Thread(target=populate, args=(data, is_open), daemon=True).start()
 
     @property
     def tokenizer_n_bytes(self) -> int:
@@ -217,7 +254,7 @@ class QlmFile:
             self._check(crc32, extent, where)
 
     def _mapped(self) -> npt.NDArray[np.uint8]:
-        """The data section, uint8 (n,)."""
+        """The data section, uint8, (n_bytes,), mapped or read."""
         if self._bytes is None:
             raise ValueError(f"{self.path}: the file is closed")
         return self._bytes

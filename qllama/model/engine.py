@@ -95,6 +95,7 @@ class Engine:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if self.n_threads > _MAX_THREADS:
             raise ValueError(f"n_threads: expected at most {_MAX_THREADS}, found {self.n_threads}")
+        file.prefetch()
         self._cache = KvCache(self.config, self.n_ctx, n_slots, kv_type)
         types = {tensor.type for tensor in file.tensors.values() if len(tensor.shape) == 2}
         warmup(types | ({"q8_0"} if kv_type == "q8" else set()), on_compile)

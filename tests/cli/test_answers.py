@@ -116,6 +116,14 @@ def test_command_flags_reach_the_model(run, fake_llama, command):
     assert fake.loaded[0][1] == RuntimeOptions(n_ctx=512, n_threads=2, n_batch=64)
 
 
+@pytest.mark.parametrize("command", ["chat", "generate"])
+@pytest.mark.parametrize(("flag", "use_mmap"), [("--no-mmap", False), ("--mmap", True)])
+def test_command_mmap_flag_says_how_the_file_is_loaded(run, fake_llama, command, flag, use_mmap):
+    fake = fake_llama(["a"])
+    assert run(command, "-p", "hi", flag).exit_code == 0
+    assert fake.loaded[0][1].use_mmap is use_mmap
+
+
 @pytest.mark.parametrize(
     ("arguments", "kv_type"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -33,16 +34,19 @@ def test_model_path_asks_the_hub_for_name_and_type(resolved, capsys):
 def test_load_model_passes_the_runtime_options_on(resolved, monkeypatch):
     loaded = []
 
-    def llama(path, *, on_compile, **options):
+    def llama(path, *, on_load, on_compile, **options):
+        assert not gc.isenabled()
+        on_load(1, 2)
         on_compile("a kernel", 0, 1)
         loaded.append((path, options))
         return "a model"
 
     monkeypatch.setattr("qllama.api.Llama", llama)
-    assert load_model(None, RuntimeOptions(9, 2, 3, "q8")) == "a model"
+    assert load_model(None, RuntimeOptions(9, 2, 3, "q8", False)) == "a model"
     assert resolved == [(None, "q4")]
-    options = {"n_ctx": 9, "n_threads": 2, "n_batch": 3, "kv_type": "q8"}
+    options = {"n_ctx": 9, "n_threads": 2, "n_batch": 3, "kv_type": "q8", "use_mmap": False}
     assert loaded == [(Path("found.qlm"), options)]
+    assert gc.isenabled()
 
 
 def test_warmup_compiles_with_one_stage_of_progress(run, monkeypatch):
