@@ -191,9 +191,9 @@ def f32_to_f16(b: Any, isa: Isa, value: Value) -> Value:
 
 
 def round_to_int(b: Any, values: Value) -> Value:
-    """A float32 vector rounded to int32, ties to even; every magnitude below 2**22.
+    """Float32 `values` as int32, rounded to nearest, ties to even.
 
-    A NaN gives any number.
+    Every magnitude must be below 2**22; a NaN gives any number.
     """
     # The unit of 1.5 * 2**23 is 1: adding it rounds, and leaves the integer in the low bits.
     lanes = values.type.count
