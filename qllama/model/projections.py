@@ -36,8 +36,8 @@ __all__ = [
 
 _FLOAT = 4
 _TILE_FLOATS = _FLOAT * TILE_ROWS
-#: A claim of weight tiles is about this many bytes, fewer where there is little work.
-_CLAIM_BYTES = 32768
+#: Up to so many tokens weights are what takes time, and each thread's should be a stream.
+_FEW_TOKENS = 8
 #: Packed activations of the tokens handled together: they stay in the second-level cache
 #: while one tile of weights after the other goes by.
 _CACHED_BYTES = 1 << 20
@@ -102,11 +102,25 @@ def normalize(model, n_tokens, weight, thread):
 
 
 @njit
-def _claim_size(model, n_tiles, tile_bytes, n_tokens):
-    """Tiles to claim at once: enough bytes to stream, few enough to share out evenly."""
-    if n_tokens > 4:
-        return 1
-    return max(1, min(_CLAIM_BYTES // tile_bytes, n_tiles // (4 * model.n_threads)))
+def _claim_tiles(model, n_tiles, n_tokens, together):
+    """(first tile, end, first token, tokens) of the next piece of work; 0 tokens: none.
+
+    Many tokens: a tile for up to `together` of them. Few: a run of tiles for all, since
+    each new place to read from starts slowly; runs get shorter (guided self-scheduling,
+    Polychronopoulos and Kuck 1987), so that the threads end together.
+    """
+    number = claim(model.team, 1)
+    if n_tokens > _FEW_TOKENS:
+        part, tile = divmod(number, n_tiles)
+        token = part * together
+        return tile, tile + 1, token, max(0, min(together, n_tokens - token))
+    first, run = 0, 0
+    for i in range(number + 1):
+        first += run
+        if i % model.n_threads == 0:
+            run = max(1, (n_tiles - first) // (2 * model.n_threads))
+    end = min(first + run, n_tiles)
+    return first, end, 0, n_tokens if first < n_tiles else 0
 
 
 @njit
@@ -160,20 +174,16 @@ def multiply(model, n_tokens, linear, is_hidden, out, columns, accumulate, threa
         activations = model.hidden_f32 if linear.packing == 1 else model.hidden_q8
     else:
         activations = _activations(model, linear, n_tokens, thread)
-    count = _claim_size(model, linear.n_tiles, linear.tile_bytes, n_tokens)
     stride = _FLOAT * columns
     together = _cached_tokens(linear)
-    n_claims = (linear.n_tiles + count - 1) // count
     while True:
-        part, claimed = divmod(claim(model.team, 1), n_claims)
-        first = part * together
-        if first >= n_tokens:
+        first, end, token, n = _claim_tiles(model, linear.n_tiles, n_tokens, together)
+        if n == 0:
             return
-        n = min(together, n_tokens - first)
-        for tile in range(claimed * count, min((claimed + 1) * count, linear.n_tiles)):
-            address = out + stride * first + _TILE_FLOATS * tile
+        for tile in range(first, end):
+            address = out + stride * token + _TILE_FLOATS * tile
             _multiply_tile(
-                model, linear, tile, activations, first, n, (address, stride), accumulate, thread
+                model, linear, tile, activations, token, n, (address, stride), accumulate, thread
             )
 
 
@@ -184,17 +194,13 @@ def project_qkv(model, batch, linears, layer, thread):
     k_start = q.n_tiles
     v_start = k_start + k.n_tiles
     n_tiles = v_start + linears[layer, V].n_tiles
-    count = _claim_size(model, n_tiles, q.tile_bytes, batch.n_tokens)
     stride = _FLOAT * model.qkv_columns
     together = _cached_tokens(q)
-    n_claims = (n_tiles + count - 1) // count
     while True:
-        part, claimed = divmod(claim(model.team, 1), n_claims)
-        token = part * together
-        if token >= batch.n_tokens:
+        first, end, token, n = _claim_tiles(model, n_tiles, batch.n_tokens, together)
+        if n == 0:
             return
-        n = min(together, batch.n_tokens - token)
-        for i in range(claimed * count, min((claimed + 1) * count, n_tiles)):
+        for i in range(first, end):
             which, tile, column = Q, i, 0
             if i >= v_start:
                 which, tile, column = V, i - v_start, model.v_column
@@ -239,12 +245,11 @@ def multiply_head(model, batch, head, thread):
     n_rows = parts * batch.n_outputs
     activations = _activations(model, head, batch.n_outputs, thread)
     rows = model.scratch + model.scratch_bytes * thread
-    count = _claim_size(model, head.n_tiles, head.tile_bytes, n_rows)
-    while n_rows > 0:
-        first = claim(model.team, count)
-        if first >= head.n_tiles:
+    while True:
+        first, end, _token, n = _claim_tiles(model, head.n_tiles, n_rows, max(1, n_rows))
+        if n == 0:
             return
-        for tile in range(first, min(first + count, head.n_tiles)):
+        for tile in range(first, end):
             out = (rows, _TILE_FLOATS)
             _multiply_tile(model, head, tile, activations, 0, n_rows, out, 0, thread)
             for t in range(batch.n_outputs):
@@ -261,24 +266,21 @@ def feed_forward(model, n_tokens, gate, up, thread):
     stride = _FLOAT * BLOCK
     gates = model.scratch + model.scratch_bytes * thread
     ups = gates + stride * n_tokens
-    count = _claim_size(model, model.intermediate_blocks, 4 * gate.tile_bytes, n_tokens)
+    n_blocks = model.intermediate_blocks
     together = _cached_tokens(gate)
-    n_claims = (model.intermediate_blocks + count - 1) // count
     while True:
-        part, claimed = divmod(claim(model.team, 1), n_claims)
-        first = part * together
-        if first >= n_tokens:
+        first, end, token, n = _claim_tiles(model, n_blocks, n_tokens, together)
+        if n == 0:
             return
-        n = min(together, n_tokens - first)
-        for block in range(claimed * count, min((claimed + 1) * count, model.intermediate_blocks)):
+        for block in range(first, end):
             for half in range(2):
                 tile = 2 * block + half
                 out = _TILE_FLOATS * half
                 if tile < gate.n_tiles:
                     a = _activations(model, gate, n_tokens, thread)
-                    _multiply_tile(model, gate, tile, a, first, n, (gates + out, stride), 0, thread)
+                    _multiply_tile(model, gate, tile, a, token, n, (gates + out, stride), 0, thread)
                     a = _activations(model, up, n_tokens, thread)
-                    _multiply_tile(model, up, tile, a, first, n, (ups + out, stride), 0, thread)
+                    _multiply_tile(model, up, tile, a, token, n, (ups + out, stride), 0, thread)
                     for t in range(n):
                         row = gates + out + stride * t
                         swiglu(row, ups + out + stride * t, row)
@@ -286,7 +288,7 @@ def feed_forward(model, n_tokens, gate, up, thread):
                     for t in range(n):
                         v.store(gates + out + stride * t, v.splat(np.float32(0.0)))
             for t in range(n):
-                _pack_block(model, gates + stride * t, block, first + t, n_tokens)
+                _pack_block(model, gates + stride * t, block, token + t, n_tokens)
 
 
 @njit
