@@ -104,25 +104,26 @@ def thread_lines(axes: Axes, document: dict[str, Any]) -> None:
 def kernel_bars(axes: Axes, document: dict[str, Any]) -> None:
     """What each matrix kernel reaches of its limit."""
     rows = [Row(**entry) for entry in document["kernels"]]
-    places = range(len(rows))
     shares = [100 * statistics.median(row.shares) for row in rows]
-    colors = [_OURS if row.n_tokens == 1 else _RIVALS[0] for row in rows]
-    axes.barh(places, shares, color=colors, height=0.7)
-    for place, row in zip(places, rows, strict=True):
-        text = f"{statistics.median(row.values):.3g} {row.unit}"
-        axes.annotate(
-            text,
-            (shares[place], place),
-            (3, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
+    colors = {
+        "GB/s": (_OURS, "of reading memory"),
+        "GOP/s": (_RIVALS[0], "of the dot product peak"),
+    }
+    for unit, (color, label) in colors.items():
+        places = [place for place, row in enumerate(rows) if row.unit == unit]
+        axes.barh(places, [shares[i] for i in places], color=color, height=0.7, label=label)
+    for place, row in enumerate(rows):
+        _label_bar(
+            axes, f"{_figure(statistics.median(row.values))} {row.unit}", shares[place], place
         )
     axes.axvline(100, color=_LIMIT, linewidth=1)
-    axes.set_yticks(places, [f"{row.model} {row.work}, {row.n_tokens} tok." for row in rows])
+    names = [f"{row.model} {row.work}, {row.n_tokens} tok." for row in rows]
+    axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_title("Kernels, % of their limit in the same run")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.3, -0.06), ncols=2, fontsize=9)
+    _fit_height(axes, len(rows))
 
 
 Draw = Callable[["Axes", dict[str, Any]], None]
@@ -176,10 +177,7 @@ def _bars(
             value = 100 * _median(side) / _median(comparison.ours)
             y = place + (number - (len(engines) - 1) / 2) * height
             axes.barh(y, value, height * 0.92, color=color, label=engine if not place else None)
-            text = f"{_median(side):.0f}" if _median(side) >= 100 else f"{_median(side):.1f}"
-            axes.annotate(
-                text, (value, y), (3, 0), textcoords="offset points", va="center", fontsize=8
-            )
+            _label_bar(axes, _figure(_median(side)), value, y)
     for place, (comparison, limit) in enumerate(zip(comparisons, limits, strict=False)):
         x = 100 * limit / _median(comparison.ours)
         label = None if place else "memory's limit in the same run"
@@ -190,6 +188,21 @@ def _bars(
     axes.set_xlabel("% of qllama; figures are tokens/s")
     axes.set_title(title)
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.12), ncols=4, fontsize=9)
+    _fit_height(axes, len(engines) * len(comparisons))
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _label_bar(axes: Axes, text: str, x: float, y: float) -> None:
+    axes.annotate(text, (x, y), (3, 0), textcoords="offset points", va="center", fontsize=8)
+
+
+def _fit_height(axes: Axes, n_bars: int) -> None:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_figheight(max(figure.get_figheight(), 1.5 + 0.25 * n_bars))
 
 
 def _lines(

@@ -66,7 +66,7 @@ def main(
     first = rivals[0]
     turns = ["--variant", "-fa 1", "--variant", "-fa 0", "--rounds", str(rounds)]
     steps: dict[str, list[str]] = {
-        "kernels": [f"{models}/1b-{name}.qlm" for name in ("q4_0", "q4", "q8_0")],
+        "kernels": [f"{models}/1b-{name}.qlm" for name in ("q4_0", "q8_0")],
         "side_by_side": ["--plan", f"{models}", "--rival", first, *turns],
         "scaling": [
             f"{models}/1b-q4_0.qlm",

@@ -28,7 +28,7 @@ def as_markdown(document: dict[str, Any]) -> str:
 
 
 def filled(text: str, directory: Path) -> str:
-    """Return `text` with the present results in all its places.
+    """Return `text` with the present results in its places; one without a document is kept.
 
     Parameters
     ----------
@@ -40,11 +40,13 @@ def filled(text: str, directory: Path) -> str:
     Raises
     ------
     click.ClickException
-        A file that a place names is no document.
+        A file that a place names is something else than a document.
     """
 
     def fill(place: re.Match[str]) -> str:
         file = place["file"]
+        if not (directory / file).exists():
+            return place[0]
         results = as_markdown(read(directory / file))
         return f"<!-- results: {file} -->\n{results}<!-- end of results -->"
 

@@ -91,15 +91,22 @@ def test_filled_replaces_what_is_in_a_place_and_nothing_else(documents, tmp_path
     assert filled(once, tmp_path) == once
 
 
-def test_filled_missing_document_is_named(tmp_path):
-    text = "<!-- results: gone.json -->\n<!-- end of results -->\n"
-    with pytest.raises(click.ClickException, match=r"gone\.json: expected a benchmark's"):
+def test_filled_place_without_a_document_is_kept(tmp_path):
+    text = "<!-- results: gone.json -->\nas before\n<!-- end of results -->\n"
+    assert filled(text, tmp_path) == text
+
+
+def test_filled_place_of_another_file_is_refused(tmp_path):
+    (tmp_path / "other.json").write_text("[]")
+    text = "<!-- results: other.json -->\n<!-- end of results -->\n"
+    with pytest.raises(click.ClickException, match=r"other\.json: expected a benchmark's"):
         filled(text, tmp_path)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name)
 def test_docs_results_are_those_of_the_documents(path):
     text = path.read_text(encoding="utf-8")
+    assert [name for name in results_in(text) if not (path.parent / name).exists()] == []
     # Else: python benchmarks/fill_docs.py docs/benchmarks.md
     assert filled(text, path.parent) == text
 
