@@ -119,7 +119,10 @@ class MatrixBench:
         return Matrices(name, entry.type, rows, columns, np.ascontiguousarray(linears), is_hidden)
 
     def seconds(self, matrices: Matrices, n_tokens: int) -> float:
-        """Multiply all of `matrices` with `n_tokens` tokens once."""
+        """Multiply all of `matrices` with `n_tokens` tokens once; the head with one only."""
+        columns = TILE_ROWS * int(matrices.linears["n_tiles"].max())
+        if n_tokens * columns > len(self._out):
+            raise ValueError(f"{matrices.name}: {n_tokens} tokens are too many")
         job = np.zeros(1, _JOB)
         job[0] = (
             self._engine._buffers.model.ctypes.data,
@@ -128,7 +131,7 @@ class MatrixBench:
             n_tokens,
             matrices.is_hidden,
             self._out.ctypes.data,
-            int(matrices.linears["n_tiles"].max()) * TILE_ROWS,
+            columns,
         )
         start = time.perf_counter()
         self._engine._team.run(self._function, job.ctypes.data)
