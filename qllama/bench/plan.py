@@ -22,12 +22,15 @@ class BenchSettings:
         Prompt tokens evaluated together; None is the engine's own choice.
     kv_type : str
         What keys and values are held in: `f16` or `q8`.
+    use_mmap : bool
+        Map the models' files instead of reading them.
     """
 
     n_threads: Sequence[int]
     repetitions: int
     n_batch: int | None = None
     kv_type: str = "f16"
+    use_mmap: bool = True
 
 
 @dataclass(frozen=True, slots=True)

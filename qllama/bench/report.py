@@ -65,6 +65,7 @@ def _row(row: Row, backend: str, read_limit: float, dot4_limit: float) -> dict[s
         "threads": row.n_threads,
         "n_batch": row.n_batch,
         "kv_type": row.kv_type,
+        "use_mmap": row.use_mmap,
         "test": row.test.name,
         "n_prompt": row.test.n_prompt,
         "n_gen": row.test.n_gen,
@@ -178,6 +179,8 @@ def _remarks(document: dict[str, Any]) -> Iterator[str]:
                 yield f"{model}, its weights read where they lie: {gb_s:.1f} GB/s"
     kv_types = {row["kv_type"] for row in document["rows"]} - {"f16"}
     yield from (f"keys and values held in {kv_type}" for kv_type in sorted(kv_types))
+    if not all(row["use_mmap"] for row in document["rows"]):
+        yield "weights read into memory, not mapped"
     git = document["git"]
     revision = f" ({git['revision'][:9]}{', changed' * git['is_dirty']})" if git else ""
     yield f"qllama {document['qllama']}{revision} on {document['cpu']}"

@@ -41,6 +41,8 @@ class Row:
         Of the engine.
     kv_type : str
         What it holds keys and values in.
+    use_mmap : bool
+        Whether the weights were mapped; else they were read.
     seconds : list of float
         What each repetition took.
     """
@@ -51,6 +53,7 @@ class Row:
     n_threads: int
     n_batch: int
     kv_type: str
+    use_mmap: bool
     seconds: list[float] = field(default_factory=list)
 
     @property

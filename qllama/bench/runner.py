@@ -95,7 +95,7 @@ def run(
     for n_threads in settings.n_threads:
         results.limits[n_threads] = Limits(n_threads, memory)
     for model in models:
-        with QlmFile.open(model.path) as file:
+        with QlmFile.open(model.path, use_mmap=settings.use_mmap) as file:
             runner = _Runner(model, file, settings, results, on_measure)
             for n_threads in settings.n_threads:
                 for _, same_depth in groupby(tests, key=lambda test: test.depth):
@@ -137,6 +137,7 @@ class _Runner:
                     n_threads,
                     n_batch=session.n_batch,
                     kv_type=self._settings.kv_type,
+                    use_mmap=self._settings.use_mmap,
                 )
                 self._measure(row, session)
 

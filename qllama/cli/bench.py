@@ -10,7 +10,7 @@ import click
 
 from qllama.cli.bench_progress import BenchProgress
 from qllama.cli.loading import compilation_progress, model_path
-from qllama.cli.options import cache_type_options, debug_option
+from qllama.cli.options import cache_type_options, debug_option, mmap_option
 from qllama.cli.progress import ProgressReport, notice
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def _parse_pairs(
     help="Prompt tokens evaluated together.  [default: as the other commands]",
 )
 @cache_type_options
+@mmap_option
 @click.option(
     "-r",
     "--repetitions",
@@ -149,6 +150,7 @@ def command(
     threads: tuple[int, ...],
     batch_size: int | None,
     kv_type: str,
+    use_mmap: bool,
     repetitions: int,
     output_format: str,
 ) -> None:
@@ -181,7 +183,9 @@ def command(
             f"-np {max(parallel)} sequences do not fit a batch of -b {batch_size} tokens."
         )
     chosen = _named_models([*models, *more_models])
-    settings = BenchSettings(threads or (default_n_threads(),), repetitions, batch_size, kv_type)
+    settings = BenchSettings(
+        threads or (default_n_threads(),), repetitions, batch_size, kv_type, use_mmap
+    )
     with ProgressReport() as compiling:
         prepare(chosen, tests, settings, compilation_progress(compiling))
     n_rows = len(chosen) * len(settings.n_threads) * len(tests)

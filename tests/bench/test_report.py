@@ -56,6 +56,7 @@ def test_report_document_has_the_schema_that_scripts_read(document):
         "threads",
         "n_batch",
         "kv_type",
+        "use_mmap",
         "test",
         "n_prompt",
         "n_gen",
@@ -110,6 +111,12 @@ def test_report_markdown_says_what_holds_keys_and_values_if_it_is_not_f16(docume
     for row in document["rows"]:
         row["kv_type"] = "q8"
     assert report.as_markdown(document).splitlines()[-2] == "keys and values held in q8"
+
+
+def test_report_markdown_says_if_weights_were_not_mapped(document):
+    for row in document["rows"]:
+        row["use_mmap"] = False
+    assert report.as_markdown(document).splitlines()[-2] == "weights read into memory, not mapped"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ COUNTS = ModelCounts(
 
 
 def measured(test, *seconds):
-    return Row(BenchModel("m", "m.qlm"), COUNTS, test, 2, 256, "f16", list(seconds))
+    return Row(BenchModel("m", "m.qlm"), COUNTS, test, 2, 256, "f16", True, list(seconds))
 
 
 def test_results_rates_have_mean_and_sample_deviation():

@@ -14,6 +14,7 @@ import pytest
 from qllama.bench.session import Session
 from qllama.cli import bench as bench_command
 from qllama.cli.bench_progress import BenchProgress
+from qllama.format.storage import read_data
 
 QUICK = ("-p", "4", "-n", "2", "-r", "2", "-t", "1")
 
@@ -52,6 +53,18 @@ def test_bench_csv_has_a_line_a_test(run, tiny_qlm):
     text = run("bench", str(tiny_qlm), *QUICK, "-ctk", "q8_0", "-o", "csv").stdout
     lines = list(csv.DictReader(io.StringIO(text)))
     assert [(line["test"], line["kv_type"]) for line in lines] == [("pp4", "q8"), ("tg2", "q8")]
+
+
+@pytest.mark.parametrize(("flags", "use_mmap"), [((), True), (("--no-mmap",), False)])
+def test_bench_opens_files_as_it_is_told(run, tiny_qlm, monkeypatch, flags, use_mmap):
+    opened = []
+    monkeypatch.setattr(
+        "qllama.format.reader.read_data",
+        lambda *args: opened.append(args) or read_data(*args),
+    )
+    document = json.loads(run("bench", str(tiny_qlm), *QUICK, *flags, "-o", "json").stdout)
+    assert {row["use_mmap"] for row in document["rows"]} == {use_mmap}
+    assert len(opened) == (not use_mmap)
 
 
 def test_bench_lists_may_be_given_several_times_and_count_each_number_once(run, tiny_qlm):
