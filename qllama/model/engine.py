@@ -160,6 +160,8 @@ class Engine:
         ids = np.asarray(tokens)
         self._check_range("token", ids, self.config.vocab_size)
         self._check_context(position + n_tokens - 1)
+        self._check_range("position", np.asarray([position]), self.n_ctx)
+        self._check_range("slot", np.asarray([slot]), self.n_slots)
         ids = ids.astype(np.int32)
         positions = np.arange(position, position + n_tokens, dtype=np.int32)
         slots = np.full(n_tokens, slot, np.int32)
@@ -170,7 +172,7 @@ class Engine:
                 outputs = range(chunk.stop - first)
             else:
                 outputs = range(chunk.stop - first)[-1:] if chunk.stop == n_tokens else range(0)
-            logits.append(self.forward(ids[chunk], positions[chunk], slots[chunk], outputs))
+            logits.append(self._compute(ids[chunk], positions[chunk], slots[chunk], outputs))
             if on_progress is not None and chunk.stop < n_tokens:
                 on_progress(chunk.stop, n_tokens)
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
@@ -215,10 +217,20 @@ class Engine:
         self._check_range("output", np.asarray(outputs, np.int64), n_tokens)
         self._check_context(int(positions.max()))
         self._check_range("position", positions, self.n_ctx)
+        return self._compute(tokens, positions, slots, outputs)
+
+    def _compute(
+        self,
+        tokens: npt.NDArray[np.int32],
+        positions: npt.NDArray[np.int32],
+        slots: npt.NDArray[np.int32],
+        outputs: Sequence[int],
+    ) -> npt.NDArray[np.float32]:
+        """`forward` of what has been checked."""
         batch = Batch(self.config, self._rotary, self._plan, tokens, positions, slots, outputs)
         self._step["batch"] = batch.record.ctypes.data
         n_layers = self.config.num_hidden_layers
-        n_together = max(1, _TOKEN_LAYERS // n_tokens)
+        n_together = max(1, _TOKEN_LAYERS // len(tokens))
         for first in range(0, n_layers, n_together):
             self._step["first_layer"] = first
             self._step["end_layer"] = min(first + n_together, n_layers)
