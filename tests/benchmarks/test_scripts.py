@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
+import kernels
 import reproduce
 import scaling
 import side_by_side
+import startup
 
 
 @pytest.fixture
@@ -95,15 +97,49 @@ def test_scaling_depth_and_sequences_use_the_most_threads(models, measured):
 
 
 def test_reproduce_every_step_is_a_command_that_its_script_takes(models, monkeypatch):
-    ran = {}
-    monkeypatch.setattr(reproduce, "_run", lambda *words: ran.setdefault(words[0], words[1:]))
-    rival = "rival=/opt/llama/bin/llama-bench -x"
-    run(reproduce, models, "--rival", rival, "--only", "scaling", "--only", "startup")
-    assert list(ran) == ["scaling.py", "startup.py", "plot.py", "fill_docs.py"]
-    words = " ".join(ran["startup.py"])
-    assert "rival SmolLM2 Q4_1=/opt/llama/bin/llama-completion -no-cnv" in words
-    context = scaling.main.make_context("scaling", list(ran["scaling.py"]))
-    assert context.params["rivals"][0].told == "rival=llama-bench -x"
+    for _, *files in side_by_side.PAIRS:
+        for name in files:
+            (models / name).touch()
+    (models / "model.bin").touch()
+    ran = []
+    monkeypatch.setattr(reproduce, "_run", lambda *words: ran.append(words))
+    rivals = ["--rival", "rival=/opt/llama/bin/llama-bench -x", "--rival", "plain=/opt/plain"]
+    others = [
+        "--ik",
+        "/opt/ik/llama-bench -rtr 1",
+        "--ctranslate2",
+        "python3",
+        models / "model.bin",
+    ]
+    run(reproduce, models, *rivals, *others)
+    scripts = {
+        "kernels.py": kernels,
+        "side_by_side.py": side_by_side,
+        "scaling.py": scaling,
+        "startup.py": startup,
+    }
+    parsed = {}
+    for script, *words in ran[:-2]:
+        params = scripts[script].main.make_context(script, list(words)).params
+        parsed[params["output"].name] = params
+    assert list(parsed) == [
+        *("kernels.json", "side_by_side.json", "scaling.json", "startup.json"),
+        *("others.json", "ik.json", "ctranslate2.json"),
+    ]
+    told = {name: [rival.told for rival in parsed[name]["rivals"]] for name in list(parsed)[4:]}
+    assert told["others.json"] == ["plain=plain"]
+    assert told["ik.json"][0].endswith(" rival_ik_llama.py llama-bench -rtr 1")
+    assert told["ctranslate2.json"] == ["CTranslate2=python3 rival_ctranslate2.py"]
+    starts = parsed["startup.json"]["rivals"]
+    assert starts[0].startswith("rival SmolLM2 Q4_1=/opt/llama/bin/llama-completion -no-cnv")
+    assert [words[0] for words in ran[-2:]] == ["plot.py", "fill_docs.py"]
+
+
+def test_reproduce_only_one_step_runs_that_alone(models, monkeypatch):
+    ran = []
+    monkeypatch.setattr(reproduce, "_run", lambda *words: ran.append(words[0]))
+    run(reproduce, models, "--rival", "a=b", "--only", "scaling")
+    assert ran == ["scaling.py", "plot.py", "fill_docs.py"]
 
 
 def test_reproduce_unknown_step_is_refused(models):
