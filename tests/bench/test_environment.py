@@ -41,6 +41,9 @@ def test_environment_git_state_tells_revision_and_changes(tmp_path):
     git("commit", "-qm", "first")
     revision = git("rev-parse", "HEAD")
     assert state(tmp_path) == {"revision": revision, "is_dirty": False}
+    installed = tmp_path / "venv"
+    installed.mkdir()
+    assert state(installed) is None  # inside somebody else's checkout
     (tmp_path / "file").write_text("two")
     assert state(tmp_path) == {"revision": revision, "is_dirty": True}
 
