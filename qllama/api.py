@@ -100,7 +100,7 @@ class Llama:
         *,
         n_ctx: int = 0,
         n_threads: int | None = None,
-        n_batch: int = 256,
+        n_batch: int = 512,
         kv_type: str = "f16",
         use_mmap: bool = True,
         verbose: bool = False,

@@ -188,7 +188,7 @@ def runtime_options(command: _Command) -> _Command:
         "-b",
         "--batch-size",
         type=click.IntRange(min=1),
-        default=256,
+        default=512,
         show_default=True,
         metavar="N",
         help="Prompt tokens evaluated together.",

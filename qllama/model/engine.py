@@ -76,7 +76,7 @@ class Engine:
         n_ctx: int = 0,
         n_threads: int | None = None,
         n_slots: int = 1,
-        n_batch: int = 256,
+        n_batch: int = 512,
         kv_type: str = "f16",
         on_compile: OnCompile | None = None,
     ) -> None:
