@@ -20,10 +20,11 @@ from qllama.kernels.simd import I32, I64, Value
 
 __all__ = ["add", "compare_exchange", "load", "relax", "store"]
 
-# A microsecond or two. Where other programs compete for the cores, a thread that spins
-# longer burns the time slice it will need: beside one busy process on 2 cores SmolLM2
-# decoded 41 tokens/s with 4096 spins and 117 with 32.
-_SPINS_BEFORE_YIELD = 32
+# A yielded core goes to another program for milliseconds, so threads wait that long only
+# where one of theirs was put aside: for some 150 us. SmolLM2 with 2 threads on 2 cores
+# beside one busy process of nice 0 (10) decoded 39 (28) tokens/s with 32 spins, 60 (78)
+# with 256, 77 (108) with 1024; undisturbed there is no difference.
+_SPINS_BEFORE_YIELD = 1024
 
 
 def _pointer(b: Any, address: Value) -> Value:
