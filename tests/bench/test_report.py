@@ -9,7 +9,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from test_results import measured
+from test_bench_results import measured
 
 from qllama.bench import plan, report
 from qllama.bench.results import Results
