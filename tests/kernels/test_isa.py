@@ -128,6 +128,8 @@ def test_isa_widths_descend_to_one_and_fit_the_tile(name):
 # generic is x86-64 without any extension: code that needs one, or a library function for
 # what the CPU lacks (half precision, say), fails to compile, to link or to run.
 CPUS = {
+    "avx512vnni": {},
+    "avxvnni": {"NUMBA_CPU_NAME": "alderlake", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c,+avxvnni"},
     "avx2": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c"},
     "portable": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
 }
