@@ -16,6 +16,7 @@ _HERE = Path(__file__).parent
 _ROOT = _HERE.parent
 _DRAWN = ("side_by_side", "scaling", "kernels")
 _SMALL = ("1B Q4_0", "1B Q8_0", "1B q4 : Q4_K_M", "SmolLM2-135M q4 : Q4_1")
+_COPIED = ("1B Q4_0", "1B Q8_0", "1B q4 : Q4_K_M", "3B Q4_0", "3B Q8_0")
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_path=True)
 
 
@@ -68,6 +69,11 @@ def main(
     steps: dict[str, list[str]] = {
         "kernels": [f"{models}/1b-{name}.qlm" for name in ("q4_0", "q8_0")],
         "side_by_side": ["--plan", f"{models}", "--rival", first, *turns],
+        # Weights in memory of their own, as the rivals that repack have them.
+        "copied": [
+            *("--plan", f"{models}", *_repeated("--model", _COPIED), "--rival", first, *turns),
+            *("--qllama-arguments", "--no-mmap"),
+        ],
         "scaling": [
             f"{models}/1b-q4_0.qlm",
             f"{models}/1b-Q4_0.gguf",
