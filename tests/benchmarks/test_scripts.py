@@ -123,10 +123,10 @@ def test_reproduce_every_step_is_a_command_that_its_script_takes(models, monkeyp
         params = scripts[script].main.make_context(script, list(words)).params
         parsed[params["output"].name] = params
     assert list(parsed) == [
-        *("kernels.json", "side_by_side.json", "scaling.json", "startup.json"),
+        *("kernels.json", "side_by_side.json", "copied.json", "scaling.json", "startup.json"),
         *("others.json", "ik.json", "ctranslate2.json"),
     ]
-    told = {name: [rival.told for rival in parsed[name]["rivals"]] for name in list(parsed)[4:]}
+    told = {name: [rival.told for rival in parsed[name]["rivals"]] for name in list(parsed)[5:]}
     assert told["others.json"] == ["plain=plain"]
     assert told["ik.json"][0].endswith(" rival_ik_llama.py llama-bench -rtr 1")
     assert told["ctranslate2.json"] == ["CTranslate2=python3 rival_ctranslate2.py"]
