@@ -43,7 +43,7 @@ def test_chat_prompt_prints_only_the_answer(run, fake_llama):
     assert (result.exit_code, result.stdout, result.stderr) == (0, "The capital is Paris.\n", "")
     question = {"role": "user", "content": "What is the capital of France?"}
     assert fake.calls == [([{"role": "system", "content": ""}, question], DEFAULT_MODEL_DEFAULTS)]
-    assert fake.loaded == [(None, RuntimeOptions(n_ctx=0, n_threads=None, n_batch=256))]
+    assert fake.loaded == [(None, RuntimeOptions(n_ctx=0, n_threads=None, n_batch=512))]
 
 
 def test_chat_other_model_has_the_plain_defaults(run, fake_llama):
