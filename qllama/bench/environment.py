@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
         "isa": current_isa().name,
         "n_cpus": psutil.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "qllama": __version__,
         "git": _git_state(_PACKAGE_ROOT),
         "python": platform.python_version(),
