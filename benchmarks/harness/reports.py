@@ -70,7 +70,7 @@ def _table(document: dict[str, Any]) -> str:
 
 def _origin(document: dict[str, Any]) -> str:
     where, git = document["environment"], document["environment"]["git"]
-    revision = f" {git['revision'][:9]}{', changed,' * git['is_dirty']}" if git else ""
+    revision = f" {git['revision'][:9]}{', changed' * git['is_dirty']}" if git else ""
     return (
         f"{document['time'][:10]}, {where['cpu']}, {where['n_cpus']} CPUs, {where['isa']}; "
         f"qllama {where['qllama']}{revision}, numba {where['numba']}."
