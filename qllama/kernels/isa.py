@@ -89,11 +89,11 @@ ISAS = {
             "amx",
             lanes=16,
             sums=12,
-            widths=(16, 12, 4, 3, 2, 1),
+            widths=(16, 12, 8, 4, 3, 2, 1),
             needs=_AVX512VNNI | {"amx-tile", "amx-int8"},
             matrix_width=16,
         ),
-        Isa("avx512vnni", lanes=16, sums=12, widths=(12, 4, 3, 2, 1), needs=_AVX512VNNI),
+        Isa("avx512vnni", lanes=16, sums=12, widths=(12, 8, 4, 3, 2, 1), needs=_AVX512VNNI),
         Isa("avxvnni", lanes=8, sums=6, widths=(6, 4, 2, 1), needs=_AVX2 | {"avxvnni"}),
         Isa("avx2", lanes=8, sums=6, widths=(6, 4, 2, 1), needs=_AVX2, signed=True),
         Isa(

@@ -38,7 +38,7 @@ __all__ = [
 # 1B q4_0, 2 threads: 1024 decodes 25 tokens/s, 2048 29, 4096 and 8192 31.5.
 _PREFETCH_BYTES = 4096
 # Groups as wide as this may be a batch's only one; wider ones have weights in the cache.
-_STREAMING_WIDTH = 4
+_STREAMING_WIDTH = 8
 #: Stack slots of a tile's vectors, by (token, first row).
 Slots: TypeAlias = "dict[tuple[int, int], Value]"
 
