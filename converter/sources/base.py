@@ -1,12 +1,16 @@
 """The seam between a checkpoint format and the rest of the converter.
 
-Owns the two protocols every source satisfies. Names, shapes and row order are
-qllama's own (Hugging Face's) on this side of the seam; knows no file format.
+Owns what every source satisfies. Names, shapes and row order are qllama's own
+(Hugging Face's) on this side of the seam; knows no file format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -14,37 +18,39 @@ import numpy.typing as npt
 
 from qllama.config import ModelConfig, TokenizerConfig
 
-__all__ = ["BlockType", "CheckpointSource", "SourceTensor"]
+__all__ = ["BlockType", "CheckpointSource", "OpenedSource", "SourceTensor"]
 
 BlockType = Literal["q8_0", "q4_0"]
 """Weight types that are also ggml's."""
 
 
-class SourceTensor(Protocol):
-    """One tensor of a checkpoint; nothing of it is read before it is asked for."""
+class SourceTensor(ABC):
+    """A vector or matrix of a checkpoint; nothing of it is read before it is asked for.
 
-    @property
-    def name(self) -> str:
-        """Canonical name, `model.layers.0.self_attn.q_proj.weight`."""
+    Attributes
+    ----------
+    where : str
+        How a message names it: the file, and the checkpoint's own name of the tensor.
+    shape : tuple of int
+        (n,) of a vector, (rows, k) of a matrix.
+    source_type : str
+        The checkpoint's own name for how it stores the values, `Q4_K`, `BF16`.
+    n_bytes : int
+        Bytes in the checkpoint.
+    block_type : str or None
+        qllama's weight type whose ggml blocks the rows consist of. A matrix of that type
+        can be taken over without decoding, which loses nothing.
+    """
 
-    @property
-    def where(self) -> str:
-        """How a message names it: the file, and the checkpoint's own name of the tensor."""
+    where: str
+    shape: tuple[int, ...]
+    source_type: str
+    n_bytes: int
+    block_type: BlockType | None = None
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n,) of a vector, (rows, k) of a matrix."""
-
-    @property
-    def source_type(self) -> str:
-        """The checkpoint's own name for how it stores the values, `Q4_K`."""
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes in the checkpoint."""
-
+    @abstractmethod
     def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
-        """Decode rows start..stop-1.
+        """Decode rows start..stop-1; called from several threads at once.
 
         Parameters
         ----------
@@ -55,13 +61,11 @@ class SourceTensor(Protocol):
         -------
         float32, (stop - start, k) or (stop - start,)
             C-contiguous, finite or not as the checkpoint has it.
-        """
 
-    @property
-    def block_type(self) -> BlockType | None:
-        """qllama's weight type whose ggml blocks the rows consist of, or None.
-
-        A matrix of that type can be taken over without decoding, which loses nothing.
+        Raises
+        ------
+        ConversionError
+            When the checkpoint cannot be read; names the tensor.
         """
 
     def read_blocks(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
@@ -77,6 +81,7 @@ class SourceTensor(Protocol):
         uint8, (stop - start, bytes of a row)
             As `qllama.quant.scaled.ScaledCodec.from_ggml_blocks` takes them.
         """
+        raise NotImplementedError(f"{self.where} does not consist of ggml blocks")
 
 
 class CheckpointSource(Protocol):
@@ -95,5 +100,31 @@ class CheckpointSource(Protocol):
         """Exactly the tensors of `qllama.tensors.expected_shapes(config)`, in its order."""
 
     @property
+    def files(self) -> Sequence[Path]:
+        """The files that hold the weights, for their hashes."""
+
+    @property
     def provenance(self) -> dict[str, Any]:
-        """Where the weights come from, as plain JSON values, to be kept in the model file."""
+        """What the checkpoint says of itself, as plain JSON values; its format at least."""
+
+
+@dataclass(frozen=True)
+class OpenedSource:
+    """A `CheckpointSource` put together from its parts.
+
+    Parameters
+    ----------
+    load_tokenizer : callable
+        Called once, when the tokenizer is first asked for.
+    """
+
+    config: ModelConfig
+    load_tokenizer: Callable[[], tuple[TokenizerConfig, bytes]]
+    tensors: Mapping[str, SourceTensor]
+    files: Sequence[Path]
+    provenance: dict[str, Any]
+
+    @cached_property
+    def tokenizer(self) -> tuple[TokenizerConfig, bytes]:
+        """Tokenizer record and the blob it describes."""
+        return self.load_tokenizer()

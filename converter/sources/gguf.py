@@ -18,9 +18,10 @@ import numpy.typing as npt
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
-from converter.sources.base import BlockType
+from converter.sources.base import BlockType, SourceTensor
 from converter.sources.gguf_config import config_from_gguf
 from converter.sources.gguf_header import GgufTensorInfo, read_header
+from converter.sources.views import interleaved_to_half_split
 from converter.tensor_map import check_tensors, from_gguf
 from converter.vocab import tokenizer_from_gguf
 from converter.wording import quoted
@@ -55,12 +56,12 @@ class GgufSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.files = (path,)
         header = read_header(path)
         self._metadata = header.metadata
         names, unknown = from_gguf(header.tensors)
         found = {
-            canonical: GgufTensor(path, canonical, header.tensors[name])
-            for canonical, name in names.items()
+            canonical: GgufTensor(path, header.tensors[name]) for canonical, name in names.items()
         }
         config = config_from_gguf(path, header, rope_divisors=ROPE_DIVISORS in found)
         for tensor in found.values():
@@ -100,21 +101,18 @@ class GgufSource:
         return {"format": "gguf", "metadata": general}
 
 
-class GgufTensor:
+class GgufTensor(SourceTensor):
     """One tensor of a GGUF file; see `base.SourceTensor`.
 
     Parameters
     ----------
     path : Path
         The file.
-    name : str
-        Canonical.
     info : GgufTensorInfo
         Its entry in the file's table.
     """
 
-    def __init__(self, path: Path, name: str, info: GgufTensorInfo) -> None:
-        self.name = name
+    def __init__(self, path: Path, info: GgufTensorInfo) -> None:
         self.where = f"{path}: tensor {quoted(info.name)}"
         self.shape = info.shape
         self.source_type = info.type.name
@@ -186,13 +184,7 @@ def _divides(divisors: GgufTensor) -> bool:
 
 
 def _unpermute(tensors: Mapping[str, GgufTensor], config: ModelConfig) -> None:
-    """Give q and k the row order of Hugging Face's checkpoints.
-
-    GGUF's `llama` has a head's rows interleaved for the rotary embedding: row
-    2 i + j of a head is Hugging Face's row j head_dim / 2 + i, j in {0, 1}.
-    """
+    """Give q and k the row order of Hugging Face's checkpoints."""
     for name, tensor in tensors.items():
         if ".self_attn.q_proj." in name or ".self_attn.k_proj." in name:
-            rows = np.arange(tensor.shape[0])
-            heads = rows.reshape(-1, config.head_dim // 2, 2)
-            tensor.row_order = heads.swapaxes(1, 2).reshape(-1)
+            tensor.row_order = interleaved_to_half_split(tensor.shape[0], config.head_dim)

@@ -1,0 +1,109 @@
+"""Arrays as they lie in files, row by row.
+
+Owns the reading of plain numbers; knows no checkpoint format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from converter.sources.base import SourceTensor
+from qllama.errors import ConversionError
+
+__all__ = ["Extent", "StoredArray"]
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes `offset` .. `offset + n_bytes - 1` of a file."""
+
+    offset: int
+    n_bytes: int
+
+
+class StoredArray(SourceTensor):
+    """A C-contiguous array in one file, in one piece or in several that follow each other.
+
+    Parameters
+    ----------
+    where : str
+        See `SourceTensor`.
+    path : Path
+        The file; it must not change while the array is in use.
+    dtype : numpy dtype
+        Little-endian; `ml_dtypes.bfloat16` too.
+    shape : tuple of int
+        One or two dimensions.
+    extents : sequence of Extent
+        Where the bytes lie, in order; a piece may end inside a row. Together they have
+        exactly the bytes of the shape.
+
+    Raises
+    ------
+    ConversionError
+        When they have not.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        path: Path,
+        dtype: npt.DTypeLike,
+        shape: tuple[int, ...],
+        extents: Sequence[Extent],
+    ) -> None:
+        self._path = path
+        self._dtype = np.dtype(dtype)
+        self._extents = tuple(extents)
+        self.where = where
+        self.shape = shape
+        self.source_type = self._dtype.name
+        self.n_bytes = sum(e.n_bytes for e in extents)
+        expected = math.prod(shape) * self._dtype.itemsize
+        if self.n_bytes != expected:
+            raise ConversionError(
+                f"{where}: expected {expected} bytes for {self.source_type} {shape}, "
+                f"found {self.n_bytes}"
+            )
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Decode rows `start` to `stop` - 1; see `SourceTensor.read`."""
+        return self.read_stored(start, stop).astype(np.float32)
+
+    def read_stored(self, start: int, stop: int) -> npt.NDArray[np.generic]:
+        """Read rows `start` to `stop` - 1 in the type they are stored in.
+
+        Not mapped: a file that shrinks meanwhile is then an error rather than a SIGBUS, and
+        the process holds no more of it than it works on.
+
+        Returns
+        -------
+        array of the stored dtype, (stop - start, *shape[1:])
+        """
+        row = math.prod(self.shape[1:]) * self._dtype.itemsize
+        raw = bytearray((stop - start) * row)
+        filled, skipped = 0, start * row
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                for extent in self._extents:
+                    begin = min(skipped, extent.n_bytes)
+                    skipped -= begin
+                    wanted = memoryview(raw)[filled : filled + extent.n_bytes - begin]
+                    file.seek(extent.offset + begin)
+                    while wanted:
+                        got = file.readinto(wanted)
+                        if not got:
+                            raise ConversionError(
+                                f"{self.where}: the file became shorter while it was read"
+                            )
+                        filled += got
+                        wanted = wanted[got:]
+        except OSError as e:
+            raise ConversionError(f"{self.where}: cannot be read: {e.strerror or e}") from e
+        return np.frombuffer(raw, self._dtype).reshape(stop - start, *self.shape[1:])

@@ -1,0 +1,110 @@
+"""What checkpoints do to matrices before storing them, undone while they are read.
+
+Owns the lazy views: each is a `SourceTensor` over others, and reads of them only the
+rows that it is asked for. Knows no file and no name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from converter.sources.base import SourceTensor
+
+__all__ = ["Columns", "Reordered", "RowSlice", "Stacked", "interleaved_to_half_split"]
+
+
+class RowSlice(SourceTensor):
+    """Rows start..stop-1 of a tensor: one of the matrices that were fused into it."""
+
+    def __init__(self, tensor: SourceTensor, start: int, stop: int) -> None:
+        self._tensor = tensor
+        self._start = start
+        self.where = f"{tensor.where}, rows {start} to {stop - 1}"
+        self.shape = (stop - start, *tensor.shape[1:])
+        self.source_type = tensor.source_type
+        self.n_bytes = tensor.n_bytes * (stop - start) // tensor.shape[0]
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Decode rows `start` to `stop` - 1; see `SourceTensor.read`."""
+        return self._tensor.read(self._start + start, self._start + stop)
+
+
+class Stacked(SourceTensor):
+    """Tensors below each other: a matrix that was split by rows."""
+
+    def __init__(self, parts: Sequence[SourceTensor]) -> None:
+        self._parts = tuple(parts)
+        self.where = parts[0].where
+        self.shape = (sum(p.shape[0] for p in parts), *parts[0].shape[1:])
+        self.source_type = parts[0].source_type
+        self.n_bytes = sum(p.n_bytes for p in parts)
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Decode rows `start` to `stop` - 1; see `SourceTensor.read`."""
+        pieces = []
+        first = 0
+        for part in self._parts:
+            begin, end = max(start - first, 0), min(stop - first, part.shape[0])
+            if begin < end:
+                pieces.append(part.read(begin, end))
+            first += part.shape[0]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+class Columns(SourceTensor):
+    """Matrices side by side: one that was split by columns."""
+
+    def __init__(self, parts: Sequence[SourceTensor]) -> None:
+        self._parts = tuple(parts)
+        self.where = parts[0].where
+        self.shape = (parts[0].shape[0], sum(p.shape[1] for p in parts))
+        self.source_type = parts[0].source_type
+        self.n_bytes = sum(p.n_bytes for p in parts)
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Decode rows `start` to `stop` - 1; see `SourceTensor.read`."""
+        return np.concatenate([part.read(start, stop) for part in self._parts], axis=1)
+
+
+class Reordered(SourceTensor):
+    """Rows of a tensor in another order.
+
+    Parameters
+    ----------
+    tensor : SourceTensor
+    order : int, (rows,)
+        Row i of the view is row order[i] of the tensor. Neighbours should stay near each
+        other: what lies between the first and the last of the rows asked for is read too.
+    """
+
+    def __init__(self, tensor: SourceTensor, order: npt.NDArray[np.intp]) -> None:
+        self._tensor = tensor
+        self._order = order
+        self.where = tensor.where
+        self.shape = tensor.shape
+        self.source_type = tensor.source_type
+        self.n_bytes = tensor.n_bytes
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Decode rows `start` to `stop` - 1; see `SourceTensor.read`."""
+        wanted = self._order[start:stop]
+        first = int(wanted.min())
+        return self._tensor.read(first, int(wanted.max()) + 1)[wanted - first]
+
+
+def interleaved_to_half_split(rows: int, head_dim: int) -> npt.NDArray[np.intp]:
+    """Order that takes rows of q or k from Meta's layout to Hugging Face's.
+
+    Meta's checkpoints (and GGUF's `llama`) rotate neighbouring rows: row 2 i + j of a head
+    is Hugging Face's row j head_dim / 2 + i, j in {0, 1}.
+
+    Returns
+    -------
+    int, (rows,)
+        As `Reordered` takes it.
+    """
+    heads = np.arange(rows, dtype=np.intp).reshape(-1, head_dim // 2, 2)
+    return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(-1)
