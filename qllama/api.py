@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from qllama.config import ModelConfig
+from qllama.config import DEFAULT_N_BATCH, ModelConfig
 from qllama.errors import TokenizerError
 from qllama.format.reader import QlmFile
 from qllama.generation.generator import GenerationOptions, Generator
@@ -100,7 +100,7 @@ class Llama:
         *,
         n_ctx: int = 0,
         n_threads: int | None = None,
-        n_batch: int = 512,
+        n_batch: int = DEFAULT_N_BATCH,
         kv_type: str = "f16",
         use_mmap: bool = True,
         verbose: bool = False,

@@ -14,7 +14,16 @@ from typing import Any, Literal, TypeVar, cast
 
 from qllama.errors import UnsupportedModelError
 
-__all__ = ["MAX_QUERY_HEADS_PER_KV_HEAD", "ModelConfig", "RopeScaling", "TokenizerConfig"]
+__all__ = [
+    "DEFAULT_N_BATCH",
+    "MAX_QUERY_HEADS_PER_KV_HEAD",
+    "ModelConfig",
+    "RopeScaling",
+    "TokenizerConfig",
+]
+
+DEFAULT_N_BATCH = 512
+"""Tokens that are evaluated together, unless a caller says how many."""
 
 MAX_QUERY_HEADS_PER_KV_HEAD = 64
 """How many one lane buffer of the attention kernel holds."""

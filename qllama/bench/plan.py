@@ -19,7 +19,8 @@ class BenchSettings:
     repetitions : int
         Timed runs of each test.
     n_batch : int or None
-        Prompt tokens evaluated together; None is the engine's own choice.
+        Tokens evaluated together; None is the engine's default, or more where a test
+        generates more sequences.
     kv_type : str
         What keys and values are held in: `f16` or `q8`.
     use_mmap : bool

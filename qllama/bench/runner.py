@@ -160,8 +160,8 @@ class _Runner:
     def _sample_limits(self, n_threads: int) -> None:
         limits = self._results.limits[n_threads]
         limits.sample()
-        samples = self._results.weights_gb_s.setdefault((self._model.name, n_threads), [])
-        samples.append(limits.read_once(self._weights))
+        gb_s = limits.read_once(self._weights)  # Ctrl-C in it must leave no empty list
+        self._results.weights_gb_s.setdefault((self._model.name, n_threads), []).append(gb_s)
 
 
 def _all_tensors(file: QlmFile) -> npt.NDArray[np.uint8]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from qllama.bench.plan import BenchSettings, Test
+from qllama.config import DEFAULT_N_BATCH
 from qllama.format import QlmFile
 from qllama.model.engine import Engine
 
@@ -29,15 +28,14 @@ class Session:
     def __init__(
         self, file: QlmFile, tests: list[Test], n_threads: int, settings: BenchSettings
     ) -> None:
-        n_batch = settings.n_batch
-        options: dict[str, Any] = {} if n_batch is None else {"n_batch": n_batch}
+        together = max(test.n_parallel for test in tests)
         self._engine = Engine(
             file,
             n_ctx=max(test.n_ctx for test in tests),
             n_threads=n_threads,
-            n_slots=max(test.n_parallel for test in tests),
+            n_slots=together,
+            n_batch=settings.n_batch or max(DEFAULT_N_BATCH, together),
             kv_type=settings.kv_type,
-            **options,
         )
         self.n_batch = self._engine.n_batch
         self._n_filled = 0

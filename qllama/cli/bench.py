@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from qllama.cli.bench_progress import BenchProgress
+from qllama.cli.group import EXIT_INTERRUPTED
 from qllama.cli.loading import compilation_progress, model_path
 from qllama.cli.options import cache_type_options, debug_option, mmap_option
 from qllama.cli.progress import ProgressReport, notice
@@ -17,8 +20,6 @@ if TYPE_CHECKING:
     from qllama.bench.results import BenchModel, Results
 
 __all__ = ["command"]
-
-EXIT_INTERRUPTED = 130
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -116,7 +117,7 @@ def _parse_pairs(
     "--batch-size",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Prompt tokens evaluated together.  [default: as the other commands]",
+    help="Tokens evaluated together.  [default: as the other commands, or more for -np]",
 )
 @cache_type_options
 @mmap_option
@@ -168,7 +169,7 @@ def command(
     exceed 100%: a small model stays in caches, and a CPU with a matrix unit (AMX)
     multiplies faster than its vector unit.
 
-    Ctrl-C ends the run; what was measured until then is printed.
+    Ctrl-C or an error ends the run; what was measured until then is printed.
     """
     from qllama.bench.plan import BenchSettings, grid
     from qllama.bench.results import Results
@@ -178,9 +179,10 @@ def command(
     tests = grid(n_prompt, n_gen, pairs, n_depth, parallel)
     if not tests:
         raise click.UsageError("Nothing to measure: give -p, -n or -pg a number above 0.")
-    if batch_size is not None and max(parallel) > batch_size:
+    together = max(test.n_parallel for test in tests)
+    if batch_size is not None and together > batch_size:
         raise click.UsageError(
-            f"-np {max(parallel)} sequences do not fit a batch of -b {batch_size} tokens."
+            f"-np {together} sequences do not fit a batch of -b {batch_size} tokens."
         )
     chosen = _named_models([*models, *more_models])
     settings = BenchSettings(
@@ -197,6 +199,11 @@ def command(
         _print(results, output_format)
         notice(f"qllama: interrupted: measured {len(results.rows)} of {n_rows} tests")
         click.get_current_context().exit(EXIT_INTERRUPTED)
+    except Exception:
+        if results.rows:
+            _print(results, output_format)
+            notice(f"qllama: measured {len(results.rows)} of {n_rows} tests before an error")
+        raise
     _print(results, output_format)
 
 
@@ -210,7 +217,7 @@ def _named_models(models: Sequence[str]) -> list[BenchModel]:
     for model in dict.fromkeys(models or [DEFAULT_MODEL]):
         path = model_path(model)
         name = model.rstrip("/").rpartition("/")[2].removesuffix(".qlm")
-        if str(path) != model:
+        if path != Path(os.path.expanduser(model)):  # noqa: PTH111  # "~nobody" is a name
             name = f"{name.removesuffix('.gguf')} {DEFAULT_WEIGHT_TYPE}"
         paths[model if name in paths else name] = str(path)
     return [BenchModel(name, path) for name, path in paths.items()]

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from qllama.config import DEFAULT_N_BATCH
+
 if TYPE_CHECKING:
     from qllama.generation.generator import GenerationOptions
 
@@ -188,7 +190,7 @@ def runtime_options(command: _Command) -> _Command:
         "-b",
         "--batch-size",
         type=click.IntRange(min=1),
-        default=512,
+        default=DEFAULT_N_BATCH,
         show_default=True,
         metavar="N",
         help="Prompt tokens evaluated together.",

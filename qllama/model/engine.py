@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qllama.config import DEFAULT_N_BATCH
 from qllama.errors import ContextLengthError
 from qllama.format import QlmFile
 from qllama.kernels.cores import default_n_threads
@@ -76,7 +77,7 @@ class Engine:
         n_ctx: int = 0,
         n_threads: int | None = None,
         n_slots: int = 1,
-        n_batch: int = 512,
+        n_batch: int = DEFAULT_N_BATCH,
         kv_type: str = "f16",
         on_compile: OnCompile | None = None,
     ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from qllama.bench import plan
 from qllama.bench import session as session_module
 from qllama.bench.session import Session
+from qllama.config import DEFAULT_N_BATCH
 
 
 class RecordingEngine:
@@ -17,7 +18,7 @@ class RecordingEngine:
     def __init__(self, file, **options):
         self.options = options
         self.n_ctx = options["n_ctx"]
-        self.n_batch = options.get("n_batch", 99)
+        self.n_batch = options["n_batch"]
         self.evaluated = []
 
     def evaluate(self, tokens, *, position, slot=0):
@@ -44,13 +45,23 @@ def recorded(monkeypatch):
 def test_session_engine_has_room_for_the_largest_test(recorded):
     tests = [plan.Test(100, 0), plan.Test(60, 50), plan.Test(0, 8, n_parallel=4)]
     _, engine = recorded(*tests, kv_type="q8")
-    assert engine.options == {"n_ctx": 110, "n_threads": 2, "n_slots": 4, "kv_type": "q8"}
+    assert engine.options == {
+        "n_ctx": 110,
+        "n_threads": 2,
+        "n_slots": 4,
+        "n_batch": 512,
+        "kv_type": "q8",
+    }
 
 
-def test_session_batch_size_is_the_engines_unless_given(recorded):
-    assert recorded(plan.Test(8, 0))[0].n_batch == 99
-    session, engine = recorded(plan.Test(8, 0), n_batch=4)
-    assert session.n_batch == engine.options["n_batch"] == 4
+def test_session_batch_size_is_the_engines_default_unless_given(recorded):
+    assert recorded(plan.Test(8, 0))[0].n_batch == DEFAULT_N_BATCH
+    assert recorded(plan.Test(8, 0), n_batch=4)[0].n_batch == 4
+
+
+def test_session_batch_takes_all_sequences_that_generate_together(recorded):
+    tests = [plan.Test(8, 0), plan.Test(0, 2, n_parallel=DEFAULT_N_BATCH + 88)]
+    assert recorded(*tests)[0].n_batch == DEFAULT_N_BATCH + 88
 
 
 def test_session_prompt_is_one_evaluation_at_its_depth(recorded):

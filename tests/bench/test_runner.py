@@ -7,6 +7,8 @@ import pytest
 
 from qllama.bench import plan
 from qllama.bench import runner as runner_module
+from qllama.bench.limits import Limits
+from qllama.bench.report import as_document
 from qllama.bench.results import BenchModel, Results
 from qllama.bench.runner import prepare, run
 from qllama.errors import ContextLengthError, ModelNotFoundError
@@ -67,6 +69,25 @@ def test_runner_interrupted_keeps_what_is_measured(models):
         run(models[:1], TESTS[:3], plan.BenchSettings([1], 2), results, interrupt)
     assert not results.is_complete
     assert [(row.test.name, len(row.seconds)) for row in results.rows] == [("pp6", 2), ("tg3", 1)]
+
+
+def test_runner_interrupted_in_the_first_sample_of_a_limit_leaves_a_document(models, monkeypatch):
+    read_once, calls = Limits.read_once, []
+
+    def interrupted(limits, data):
+        calls.append(limits.n_threads)
+        if limits.n_threads == 2:  # the first time with so many threads
+            raise KeyboardInterrupt
+        return read_once(limits, data)
+
+    monkeypatch.setattr(Limits, "read_once", interrupted)
+    results = Results()
+    with pytest.raises(KeyboardInterrupt):
+        run(models[:1], TESTS[:1], plan.BenchSettings([1, 2], 1), results, lambda row, done: None)
+    assert calls == [1, 2]
+    document = as_document(results)
+    assert [(row["test"], row["threads"]) for row in document["rows"]] == [("pp6", 1)]
+    assert list(document["limits"]["weights_gb_s"]["tied"]) == ["1"]
 
 
 def test_runner_too_long_a_test_is_refused_before_anything_runs(models):

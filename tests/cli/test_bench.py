@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from qllama.bench.session import Session
 from qllama.cli import bench as bench_command
 from qllama.cli.bench_progress import BenchProgress
+from qllama.errors import OutOfMemoryError
 from qllama.format.storage import read_data
 
 QUICK = ("-p", "4", "-n", "2", "-r", "2", "-t", "1")
@@ -96,6 +98,13 @@ def test_bench_wrong_arguments_are_one_line(run, tiny_qlm, arguments, message):
     assert result.stderr.count("\n") == 1
 
 
+def test_bench_batch_size_does_not_matter_to_sequences_that_no_test_has(run, tiny_qlm):
+    arguments = ("-p", "4", "-n", "0", "-np", "8", "-b", "4", "-r", "1", "-t", "1", "-o", "json")
+    result = run("bench", str(tiny_qlm), *arguments)
+    assert result.exit_code == 0
+    assert [row["test"] for row in json.loads(result.stdout)["rows"]] == ["pp4"]
+
+
 def test_bench_test_beyond_the_context_is_one_line(run, tiny_qlm):
     result = run("bench", str(tiny_qlm), "-p", "120", "-n", "2", "-d", "9")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -124,9 +133,47 @@ def test_bench_interrupted_prints_what_it_has_and_exits_130(run, tiny_qlm, monke
         assert " tg2 |" not in result.stdout
 
 
+@pytest.mark.parametrize("output", ["md", "json"])
+def test_bench_that_fails_prints_what_it_has_and_then_the_error(run, tiny_qlm, monkeypatch, output):
+    def failing(session, test):
+        if test.n_gen:
+            raise OutOfMemoryError("no memory for tg2")
+
+    monkeypatch.setattr(Session, "run", failing)
+    result = run("bench", str(tiny_qlm), *QUICK, "-o", output)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-2:] == [
+        "qllama: measured 1 of 2 tests before an error",
+        "qllama: error: no memory for tg2",
+    ]
+    assert "pp4" in result.stdout
+    assert "tg2" not in result.stdout
+
+
+def test_bench_that_fails_before_any_result_prints_the_error_alone(run, tiny_qlm, monkeypatch):
+    def failing(*arguments):
+        raise OutOfMemoryError("no memory")
+
+    monkeypatch.setattr("qllama.bench.runner.Session", failing)
+    result = run("bench", str(tiny_qlm), *QUICK)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "measured" not in result.stderr
+
+
+def test_bench_file_is_named_after_itself_however_its_path_is_written(monkeypatch, tmp_path):
+    for name in ("x.qlm", "y.qlm"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for typed in ("./x.qlm", "x.qlm", f"{tmp_path}//x.qlm", "~/x.qlm"):
+        assert [model.name for model in bench_command._named_models([typed])] == ["x"], typed
+
+
 def test_bench_models_are_named_after_what_the_user_typed(monkeypatch):
     monkeypatch.setattr(
-        bench_command, "model_path", lambda model: model if model.endswith("qlm") else "/cache/m"
+        bench_command,
+        "model_path",
+        lambda model: Path(model if model.endswith("qlm") else "/cache/m"),
     )
     typed = ["a/m.qlm", "b/m.qlm", "a/m.qlm", "c/Llama-3.2-1B.gguf", "org/Name-1.5"]
     assert [model.name for model in bench_command._named_models(typed)] == [
