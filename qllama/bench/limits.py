@@ -13,17 +13,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from qllama.kernels import probes
 from qllama.kernels.dot import MAX_STEPS
 from qllama.kernels.isa import current_isa
 from qllama.kernels.team import ThreadTeam
+from qllama.memory import available_bytes
 
 __all__ = ["Limits", "stream_memory"]
 
 _LINE = 64
 _STREAM_BYTES = 512 * 2**20
+_LEAST_STREAM_BYTES = 2**20
 _MEMORY_SHARE = 4
 _PIECE_BYTES = 4 * 2**20
 _DOT_PIECES_PER_THREAD = 16
@@ -31,15 +32,15 @@ _DOT_SECONDS = 0.02
 
 
 def stream_memory() -> npt.NDArray[np.uint8]:
-    """Memory to read: far more than caches hold, but not a machine's last.
+    """Memory to read: far more than caches hold, but not a machine's or container's last.
 
     Returns
     -------
     uint8, (n,)
         Every page is there.
     """
-    n_bytes = min(_STREAM_BYTES, psutil.virtual_memory().available // _MEMORY_SHARE)
-    return np.ones(n_bytes, np.uint8)
+    share = max(_LEAST_STREAM_BYTES, available_bytes() // _MEMORY_SHARE)
+    return np.ones(min(_STREAM_BYTES, share), np.uint8)
 
 
 class Limits:

@@ -10,6 +10,8 @@ import pytest
 from qllama.bench import limits as limits_module
 from qllama.bench.limits import Limits, stream_memory
 from qllama.kernels import probes
+from qllama.kernels.dot import MAX_STEPS
+from qllama.kernels.isa import current_isa
 
 
 @pytest.fixture
@@ -26,15 +28,6 @@ def test_limits_sample_takes_each_limit_once(limits):
     for samples in (limits.read_gb_s, limits.read_ahead_gb_s, limits.dot4_gop_s):
         assert len(samples) == 2
         assert all(math.isfinite(sample) and sample > 0 for sample in samples)
-
-
-def test_limits_dot_products_outrun_the_memory_that_would_feed_them(limits):
-    # Each operand byte takes part in two operations: fed from memory alone, the rates in
-    # 10^9 would be at most twice apart. Registers are far ahead on any CPU.
-    big = Limits(1, stream_memory()[: 64 * 2**20])
-    big.sample()
-    assert big.dot4_gop_s[0] > 2 * max(big.read_gb_s[0], big.read_ahead_gb_s[0])
-    big.close()
 
 
 def test_limits_best_read_is_the_method_of_the_larger_median(limits):
@@ -62,10 +55,30 @@ def test_limits_rate_counts_what_was_read(limits, monkeypatch, n_bytes):
     assert n_bytes - 64 - piece_bytes < piece_bytes * n_pieces <= n_bytes
 
 
-def test_limits_stream_memory_takes_a_part_of_what_there_is(monkeypatch):
-    class Little:
-        available = 4 * 2**20
+def test_limits_dot_products_count_two_operations_a_byte(limits, monkeypatch):
+    told = []
 
-    assert stream_memory().nbytes <= 512 * 2**20
-    monkeypatch.setattr(limits_module.psutil, "virtual_memory", Little)
-    assert stream_memory().nbytes == 2**20
+    def seconds(probe, address, n_blocks, n_pieces):
+        told.append(n_blocks * n_pieces)
+        return 0.5
+
+    monkeypatch.setattr(limits, "_seconds", seconds)
+    limits.sample()
+    register_bytes = 4 * current_isa().lanes
+    block_bytes = MAX_STEPS * probes.DOT_ROWS * probes.DOT_CODES * register_bytes
+    assert limits.dot4_gop_s == [pytest.approx(2 * told[-1] * block_bytes / 0.5 / 1e9)]
+
+
+@pytest.mark.parametrize(
+    ("available", "taken"), [(2**40, 512 * 2**20), (400 * 2**20, 100 * 2**20), (0, 2**20)]
+)
+def test_limits_stream_memory_takes_a_part_of_what_a_container_leaves(
+    monkeypatch, available, taken
+):
+    monkeypatch.setattr(limits_module, "available_bytes", lambda: available)
+    assert stream_memory().nbytes == taken
+
+
+def test_limits_least_memory_is_enough_for_a_rate(monkeypatch, limits):
+    monkeypatch.setattr(limits_module, "available_bytes", lambda: 0)
+    assert limits.read_once(stream_memory()) > 0
