@@ -5,9 +5,11 @@ Owns the list that the converter must fill and the engine binds. Opens no file.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from qllama.config import ModelConfig
 
-__all__ = ["EMBEDDING", "FINAL_NORM", "HEAD", "ROPE_DIVISORS", "expected_shapes"]
+__all__ = ["EMBEDDING", "FINAL_NORM", "HEAD", "ROPE_DIVISORS", "differences", "expected_shapes"]
 
 EMBEDDING = "model.embed_tokens.weight"
 FINAL_NORM = "model.norm.weight"
@@ -34,6 +36,26 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if not c.tie_word_embeddings:
         shapes[HEAD] = (c.vocab_size, c.hidden_size)
     return shapes
+
+
+def differences(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> Iterator[str]:
+    """Say what is wrong with the tensors of a model, one line a tensor.
+
+    Parameters
+    ----------
+    expected, found : mapping
+        Name to shape.
+    """
+    for name, shape in expected.items():
+        if name not in found:
+            yield f"tensor {name} is missing"
+        elif found[name] != shape:
+            yield f"tensor {name}: expected shape {shape}, found {found[name]}"
+    for name in found:
+        if name not in expected:
+            yield f"tensor {name} is not one that this model uses"
 
 
 def _layer_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:

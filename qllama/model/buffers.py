@@ -14,13 +14,13 @@ from qllama.kernels.team import ThreadTeam
 from qllama.kernels.weight_kernels import Q8_BYTES
 from qllama.model.arena import Arena
 from qllama.model.attention_plan import AttentionPlan
-from qllama.model.kv_cache import KvCache
+from qllama.model.kv_cache import KvCache, KvLayout
 from qllama.model.records import MODEL
 from qllama.model.self_attention import attention_scratch_bytes
 from qllama.model.weights import Weights
 from qllama.quant.types import BLOCK, TILE_ROWS
 
-__all__ = ["Buffers"]
+__all__ = ["Buffers", "StepMemory"]
 
 _FLOAT = 4
 _NO_WINDOW = 2**62
@@ -28,6 +28,79 @@ _NO_WINDOW = 2**62
 
 def _padded(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
+
+
+class StepMemory:
+    """What a step of up to `n_batch` tokens works in, before any of it is allocated.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    packings : set of str
+        As `Weights` has them.
+    layout : KvLayout
+    plan : AttentionPlan
+    n_batch : int
+
+    Attributes
+    ----------
+    hidden, attention, mlp : int
+        Padded widths of the activations.
+    q_columns, kv_columns : int
+        Padded outputs of the projections.
+    scratch, unpacked : int
+        Bytes of these pieces that each thread has for itself.
+    pieces : dict of str to int
+        Name to bytes.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        packings: set[str],
+        layout: KvLayout,
+        plan: AttentionPlan,
+        n_batch: int,
+    ) -> None:
+        self.hidden = hidden = _padded(config.hidden_size, BLOCK)
+        self.attention = attention = _padded(config.q_dim, BLOCK)
+        self.mlp = mlp = _padded(config.intermediate_size, BLOCK)
+        self.q_columns, self.kv_columns = (
+            _padded(n, TILE_ROWS) for n in (config.q_dim, config.kv_dim)
+        )
+        scratch = max(
+            _FLOAT * hidden,
+            2 * _FLOAT * BLOCK * n_batch,
+            attention_scratch_bytes(plan.max_queries, layout.head_size),
+        )
+        self.scratch = _padded(scratch, 128)
+        # Twice the tokens: the output head reads each in two parts.
+        self.unpacked = _padded(scratch_bytes(2 * n_batch), 128)
+        n_rows = max(n_batch, plan.n_threads)  # a lone token has one for every thread
+        needs_q8, needs_f32 = "q8" in packings, "f32" in packings
+        self.pieces = {
+            "residual": _FLOAT * hidden * n_batch,
+            "qkv": _FLOAT * self.qkv_columns * n_batch,
+            "attended": _FLOAT * attention * n_batch,
+            "partials": partial_bytes(layout.head_size) * plan.max_partials,
+            "arrivals": 8 * plan.max_arrivals,
+            "packed_q8": needs_q8 * 2 * Q8_BYTES * self.widest // BLOCK * n_rows,
+            "hidden_q8": needs_q8 * Q8_BYTES * mlp // BLOCK * n_batch,
+            "packed_f32": needs_f32 * _FLOAT * self.widest * n_rows,
+            "hidden_f32": needs_f32 * _FLOAT * mlp * n_batch,
+            "scratch": self.scratch * plan.n_threads,
+            "unpacked": self.unpacked * plan.n_threads,
+        }
+
+    @property
+    def qkv_columns(self) -> int:
+        """Columns of q, k and v of a token, next to each other."""
+        return self.q_columns + 2 * self.kv_columns
+
+    @property
+    def widest(self) -> int:
+        """Columns of the widest activations that are packed."""
+        return max(self.hidden, self.attention)
 
 
 class Buffers:
@@ -48,37 +121,9 @@ class Buffers:
         plan: AttentionPlan,
         n_batch: int,
     ) -> None:
-        hidden = _padded(config.hidden_size, BLOCK)
-        attention = _padded(config.q_dim, BLOCK)
-        mlp = _padded(config.intermediate_size, BLOCK)
-        q_columns, kv_columns = (_padded(n, TILE_ROWS) for n in (config.q_dim, config.kv_dim))
-        qkv = q_columns + 2 * kv_columns
-        widest = max(hidden, attention)
-        scratch = max(
-            _FLOAT * hidden,
-            2 * _FLOAT * BLOCK * n_batch,
-            attention_scratch_bytes(plan.max_queries, cache.head_size),
-        )
-        scratch = _padded(scratch, 128)
-        # Twice the tokens: the output head reads each in two parts.
-        unpacked = _padded(scratch_bytes(2 * n_batch), 128)
-        n_rows = max(n_batch, team.n_threads)  # a lone token has one for every thread
-        needs_q8, needs_f32 = "q8" in weights.packings, "f32" in weights.packings
-
+        memory = StepMemory(config, weights.packings, cache, plan, n_batch)
         self._arena = Arena()
-        for name, n_bytes in {
-            "residual": _FLOAT * hidden * n_batch,
-            "qkv": _FLOAT * qkv * n_batch,
-            "attended": _FLOAT * attention * n_batch,
-            "partials": partial_bytes(cache.head_size) * plan.max_partials,
-            "arrivals": 8 * plan.max_arrivals,
-            "packed_q8": needs_q8 * 2 * Q8_BYTES * widest // BLOCK * n_rows,
-            "hidden_q8": needs_q8 * Q8_BYTES * mlp // BLOCK * n_batch,
-            "packed_f32": needs_f32 * _FLOAT * widest * n_rows,
-            "hidden_f32": needs_f32 * _FLOAT * mlp * n_batch,
-            "scratch": scratch * team.n_threads,
-            "unpacked": unpacked * team.n_threads,
-        }.items():
+        for name, n_bytes in memory.pieces.items():
             self._arena.reserve(name, n_bytes)
         addresses = self._arena.allocate()
 
@@ -87,18 +132,18 @@ class Buffers:
             **addresses,
             "n_layers": config.num_hidden_layers,
             "hidden_size": config.hidden_size,
-            "hidden_padded": hidden,
-            "intermediate_blocks": mlp // BLOCK,
+            "hidden_padded": memory.hidden,
+            "intermediate_blocks": memory.mlp // BLOCK,
             "n_heads": config.num_attention_heads,
             "n_kv_heads": config.num_key_value_heads,
             "head_dim": config.head_dim,
             "sliding_window": config.sliding_window or _NO_WINDOW,
             "final_norm": weights.final_norm,
-            "k_column": q_columns,
-            "v_column": q_columns + kv_columns,
-            "qkv_columns": qkv,
-            "attention_padded": attention,
-            "packed_columns": widest,
+            "k_column": memory.q_columns,
+            "v_column": memory.q_columns + memory.kv_columns,
+            "qkv_columns": memory.qkv_columns,
+            "attention_padded": memory.attention,
+            "packed_columns": memory.widest,
             "kv_type": cache.kv_type,
             "keys": cache.keys,
             "values": cache.values,
@@ -107,8 +152,8 @@ class Buffers:
             "slot_bytes": cache.slot_bytes,
             "layer_bytes": cache.layer_bytes,
             "key_kernel": linear("q8_0").address if cache.kv_type == Q8 else 0,
-            "scratch_bytes": scratch,
-            "unpacked_bytes": unpacked,
+            "scratch_bytes": memory.scratch,
+            "unpacked_bytes": memory.unpacked,
             "team": team.state,
             "n_threads": team.n_threads,
             "eps": config.rms_norm_eps,
@@ -116,6 +161,6 @@ class Buffers:
         }
         for name, value in fields.items():
             self.model[0][name] = value
-        for kind, needed in (("q8", needs_q8), ("f32", needs_f32)):
-            if not needed:  # address 0 tells the packing to skip this kind
+        for kind in ("q8", "f32"):
+            if kind not in weights.packings:  # address 0 tells the packing to skip this kind
                 self.model[0]["packed_" + kind] = self.model[0]["hidden_" + kind] = 0

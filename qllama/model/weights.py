@@ -6,8 +6,6 @@ small: they are copied, as float32 padded with zeros.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
@@ -17,7 +15,7 @@ from qllama.kernels.linear import linear
 from qllama.kernels.weight_kernels import WEIGHT_KERNELS
 from qllama.model.records import LAYER, LINEAR, MATRICES
 from qllama.quant.types import BLOCK, TILE_ROWS
-from qllama.tensors import EMBEDDING, FINAL_NORM, HEAD, ROPE_DIVISORS, expected_shapes
+from qllama.tensors import EMBEDDING, FINAL_NORM, HEAD, ROPE_DIVISORS, differences, expected_shapes
 
 __all__ = ["Weights"]
 
@@ -76,7 +74,7 @@ class Weights:
 
     def _check(self, shapes: dict[str, tuple[int, ...]]) -> None:
         tensors = self._file.tensors
-        for problem in _differences(shapes, {name: t.shape for name, t in tensors.items()}):
+        for problem in differences(shapes, {name: t.shape for name, t in tensors.items()}):
             raise BadTensorError(f"{self._file.path}: {problem}; convert the model again")
 
     def _vector(self, name: str) -> int:
@@ -106,16 +104,3 @@ class Weights:
             n_blocks,
             self._vector(name + ".bias"),
         )
-
-
-def _differences(
-    expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]
-) -> Iterator[str]:
-    for name, shape in expected.items():
-        if name not in found:
-            yield f"tensor {name} is missing"
-        elif found[name] != shape:
-            yield f"tensor {name}: expected shape {shape}, found {found[name]}"
-    for name in found:
-        if name not in expected:
-            yield f"tensor {name} is not one that this model uses"

@@ -12,7 +12,9 @@ import pytest
 from tiny_model import config, random_tensors, write_model
 
 from qllama.format import QlmFile
+from qllama.memory import zeroed_pages
 from qllama.model.engine import Engine
+from qllama.model.footprint import Footprint
 
 MIB = 2**20
 
@@ -31,6 +33,33 @@ def test_engine_of_a_long_context_commits_little_for_one_token_a_slot(tmp_path):
         engine.close()
     # 256 places of keys and values, megabytes apart: huge pages would commit 512 MiB.
     assert committed < 64 * MIB
+
+
+@pytest.mark.parametrize(
+    ("weight_type", "changes"),
+    [
+        ("q8_0", {"kv_type": "q8"}),
+        ("f16", {"n_threads": 3}),
+        ("q8_0", {"n_ctx": 300, "n_batch": 500}),
+    ],
+)
+def test_footprint_is_what_an_engine_reserves(tmp_path, monkeypatch, weight_type, changes):
+    made = config(num_attention_heads=8, head_dim=24)
+    path = write_model(tmp_path / "tiny.qlm", made, random_tensors(made), weight_type)
+    reserved = {"kv_cache": [], "arena": []}
+    for module, sizes in reserved.items():
+        monkeypatch.setattr(
+            f"qllama.model.{module}.zeroed_pages",
+            lambda n_bytes, sizes=sizes: sizes.append(n_bytes) or zeroed_pages(n_bytes),
+        )
+    settings = {"n_ctx": 640, "n_threads": 1} | changes
+    with QlmFile.open(path) as file:
+        Engine(file, **settings).close()
+    counted = Footprint.of(made, {weight_type}, **settings)
+    assert counted.kv_n_bytes == sum(reserved["kv_cache"])
+    # Each of the arena's pieces is rounded up to 128 bytes.
+    (arena,) = reserved["arena"]
+    assert counted.buffers_n_bytes <= arena < counted.buffers_n_bytes + 16 * 128
 
 
 # Runs alone, so that what it has is a model's. Prints anonymous and file-backed bytes.
