@@ -1,0 +1,244 @@
+"""PyTorch's files: tensors by name, each read from its place in the file.
+
+Owns the two containers, the zip archive that torch.save writes since 1.6 and the stream
+of pickles before that. Pickles are read by the module beside this one; knows no model.
+
+Reference: `torch/serialization.py` (`_save`, `_legacy_save`, `_load`, `_legacy_load`).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from converter.sources.base import SourceTensor
+from converter.sources.stored import Extent, StoredArray
+from converter.sources.strided import StridedArray
+from converter.sources.torch_pickle import DTYPES, Storage, TensorRecord, unpickle
+from converter.wording import quoted
+from qllama.errors import ConversionError
+
+__all__ = ["read_torch_file"]
+
+_ZIP_START = b"PK\x03\x04"
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and the extra field
+_ENCRYPTED = 0x1
+# What pickle protocol 2 makes of the number that old files start with.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# A pickle has some 200 bytes a tensor; no model has 100000 of them.
+_MAX_PICKLE = 16 << 20
+
+_Locate = Callable[[Storage], Extent]
+
+
+def read_torch_file(path: Path) -> dict[str, SourceTensor]:
+    """List the tensors of a `.bin`, `.pt` or `.pth` file; no weights are read.
+
+    Parameters
+    ----------
+    path : Path
+        The file; it must not change while the tensors are in use.
+
+    Returns
+    -------
+    dict
+        The file's own names to tensors, in the file's order. They may overlap: several
+        may be views of one storage.
+
+    Raises
+    ------
+    ConversionError
+        When the file is damaged, holds anything but tensors by name, or stores them in a
+        way that cannot be read in place; names the member, tensor or name.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_LEGACY_START))
+            if start.startswith(_ZIP_START):
+                records, locate = _open_zip(path, file)
+            elif start == _LEGACY_START:
+                records, locate = _open_legacy(path, file)
+            else:
+                raise ConversionError(
+                    f"{path}: expected a file of torch.save, found one that begins with "
+                    f"{quoted(start)}"
+                )
+    except OSError as e:
+        raise ConversionError(f"{path}: cannot be read: {e.strerror or e}") from e
+    return {name: _tensor(path, name, r, locate(r.storage)) for name, r in records.items()}
+
+
+def _state_dict(path: Path, content: Any) -> dict[str, TensorRecord]:
+    if not isinstance(content, dict):
+        raise ConversionError(
+            f"{path}: expected a state dict, found a {type(content).__name__}; save the model "
+            "again with torch.save(model.state_dict(), ...)"
+        )
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, TensorRecord):
+            found = "a tensor" if isinstance(value, TensorRecord) else type(value).__name__
+            raise ConversionError(
+                f"{path}: entry {quoted(name)}: expected the name of a tensor and the tensor, "
+                f"found {found}; where a training checkpoint keeps the weights in one of its "
+                "entries, save that entry alone"
+            )
+    return content
+
+
+def _tensor(path: Path, name: str, record: TensorRecord, storage: Extent) -> SourceTensor:
+    where = f"{path}: tensor {quoted(name)}"
+    dtype = DTYPES[record.dtype]
+    shape, strides = record.shape, record.strides
+    offset = storage.offset + record.offset * dtype.itemsize
+    n_elements, contiguous = 1, True
+    for n, stride in zip(shape[::-1], strides[::-1], strict=True):
+        contiguous &= stride == n_elements or n == 1
+        n_elements *= n
+    if contiguous or n_elements == 0:
+        extent = Extent(offset, n_elements * dtype.itemsize)
+        return StoredArray(where, path, dtype, shape, [extent])
+    if len(shape) == 2 and 1 in strides and 0 not in strides:
+        return StridedArray(where, path, dtype, (shape[0], shape[1]), strides, offset)
+    raise ConversionError(
+        f"{where}: shape {shape} with strides {strides} has neither its rows nor its columns in "
+        "one piece; save it again as tensor.contiguous()"
+    )
+
+
+def _open_zip(path: Path, file: BinaryIO) -> tuple[dict[str, TensorRecord], _Locate]:
+    members = _members(path, file)
+    pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise ConversionError(
+            f"{path}: expected a zip archive of torch.save with one data.pkl, "
+            f"found {len(pickles)} in {len(members)} members"
+        )
+    prefix = pickles[0][: -len("data.pkl")]
+    if f"{prefix}constants.pkl" in members:
+        raise ConversionError(
+            f"{path}: expected a state dict, found a TorchScript program; save the weights with "
+            "torch.save(model.state_dict(), ...)"
+        )
+
+    def content(name: str) -> bytes:
+        extent = _member_extent(path, file, members[name])
+        if extent.n_bytes > _MAX_PICKLE:
+            raise ConversionError(
+                f"{path}: member {quoted(name)}: {extent.n_bytes} bytes, expected no more than "
+                f"{_MAX_PICKLE}"
+            )
+        file.seek(extent.offset)
+        return file.read(extent.n_bytes)
+
+    order = f"{prefix}byteorder"
+    if order in members and content(order) != b"little":
+        raise ConversionError(f"{path}: byteorder {quoted(content(order))}: expected little")
+    extents: dict[str, Extent] = {}
+    for name in members:
+        if name.startswith(f"{prefix}data/"):
+            extents[name[len(prefix) + len("data/") :]] = _member_extent(path, file, members[name])
+
+    def locate(storage: Storage) -> Extent:
+        name = f"{prefix}data/{storage.key}"
+        extent = extents.get(storage.key)
+        if extent is None:
+            raise ConversionError(f"{path}: member {quoted(name)} is missing")
+        if extent.n_bytes != storage.n_bytes:
+            raise ConversionError(
+                f"{path}: member {quoted(name)}: expected {storage.n_bytes} bytes, "
+                f"found {extent.n_bytes}"
+            )
+        return extent
+
+    found = unpickle(str(path), io.BytesIO(content(pickles[0])))
+    return _state_dict(path, found), locate
+
+
+def _members(path: Path, file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
+    try:
+        listed = zipfile.ZipFile(file).infolist()
+    # What zipfile raises for tables that point anywhere.
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as e:
+        raise ConversionError(
+            f"{path}: begins as a zip archive, but its table of contents cannot be read ({e}); "
+            "the file is incomplete, so fetch it again"
+        ) from None
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in listed:
+        if members.setdefault(info.filename, info) is not info:
+            raise ConversionError(f"{path}: member {quoted(info.filename)} is there twice")
+    return members
+
+
+def _member_extent(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> Extent:
+    """Find a member's bytes; zipfile itself only hands out streams."""
+    where = f"{path}: member {quoted(info.filename)}"
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        raise ConversionError(
+            f"{where} is compressed, which torch.save never does; load and save the file again "
+            "with PyTorch"
+        )
+    if info.flag_bits & _ENCRYPTED:
+        raise ConversionError(f"{where} is encrypted")
+    file.seek(info.header_offset)
+    header = file.read(_LOCAL_HEADER.size)
+    if len(header) != _LOCAL_HEADER.size or not header.startswith(_ZIP_START):
+        raise ConversionError(f"{where}: the archive is damaged: its header is not where it says")
+    _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    offset = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+    found = os.fstat(file.fileno()).st_size - offset
+    if found < info.file_size:
+        raise ConversionError(f"{where}: expected {info.file_size} bytes, the file has {found}")
+    return Extent(offset, info.file_size)
+
+
+def _open_legacy(path: Path, file: BinaryIO) -> tuple[dict[str, TensorRecord], _Locate]:
+    """Read a stream of pickles, of which the last lists the storages behind it."""
+    file.seek(0)
+    pickles = io.BytesIO(file.read(_MAX_PICKLE))
+    magic, version, system, content, keys = (unpickle(str(path), pickles) for _ in range(5))
+    if magic != _LEGACY_MAGIC or type(version) is not int:
+        raise ConversionError(f"{path}: the start of the file is damaged")
+    if not (isinstance(system, dict) and system.get("little_endian") is True):
+        raise ConversionError(f"{path}: expected little-endian numbers")
+    if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
+        raise ConversionError(f"{path}: expected a list of storages, found {type(keys).__name__}")
+    records = _state_dict(path, content)
+    storages = {r.storage.key: r.storage for r in records.values()}
+    extents: dict[str, Extent] = {}
+    offset, end = pickles.tell(), os.fstat(file.fileno()).st_size
+    for key in keys:
+        where = f"{path}: storage {quoted(key)}"
+        storage = storages.get(key)
+        if storage is None or key in extents:
+            raise ConversionError(
+                f"{where} is listed, but belongs to no tensor or was there before"
+            )
+        # The count of its elements, and then the elements.
+        file.seek(offset)
+        count = int.from_bytes(file.read(8), "little")
+        offset += 8
+        if count * DTYPES[storage.dtype].itemsize != storage.n_bytes:
+            raise ConversionError(
+                f"{where}: expected {storage.n_bytes} bytes, found {count} numbers of "
+                f"{storage.dtype}"
+            )
+        if offset + storage.n_bytes > end:
+            raise ConversionError(
+                f"{where}: expected {storage.n_bytes} bytes, the file has {max(end - offset, 0)}"
+            )
+        extents[key] = Extent(offset, storage.n_bytes)
+        offset += storage.n_bytes
+
+    def locate(storage: Storage) -> Extent:
+        if storage.key not in extents:
+            raise ConversionError(f"{path}: storage {quoted(storage.key)} is missing")
+        return extents[storage.key]
+
+    return records, locate
