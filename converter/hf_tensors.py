@@ -8,6 +8,7 @@ Reference: the modules of transformers 5.23 for the families of `hf_config`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,13 +17,14 @@ import numpy as np
 
 from converter.sources.base import SourceTensor
 from converter.sources.stored import StoredArray
+from converter.sources.strided import StridedArray
 from converter.sources.views import RowSlice
 from converter.tensor_map import check_tensors
 from qllama.config import ModelConfig
 from qllama.errors import ConversionError
 from qllama.tensors import EMBEDDING, HEAD, expected_shapes
 
-__all__ = ["canonical_name", "canonical_tensors"]
+__all__ = ["canonical_name", "canonical_tensors", "check_is_float", "equal_values"]
 
 # A model that was saved without its head has its names without `model.` too.
 _WITHOUT_PREFIX = re.compile(r"(embed_tokens|layers|norm)\.")
@@ -71,11 +73,8 @@ def canonical_tensors(
             continue
         if name in found:
             raise ConversionError(f"{where}: tensor {name} is there twice, also as {spelled}")
-        if isinstance(tensor, StoredArray) and tensor.source_type not in _FLOATS:
-            raise ConversionError(
-                f"{tensor.where}: expected one of the types {', '.join(_FLOATS)}, "
-                f"found {tensor.source_type}"
-            )
+        if isinstance(tensor, StoredArray | StridedArray):
+            check_is_float(tensor)
         found[name] = tensor
     _split_fused(found, config)
     if config.tie_word_embeddings and HEAD in found:
@@ -84,6 +83,44 @@ def canonical_tensors(
     expected = expected_shapes(config)
     check_tensors(where, {name: tensor.shape for name, tensor in found.items()}, expected)
     return {name: found[name] for name in expected}
+
+
+def check_is_float(tensor: SourceTensor) -> None:
+    """Refuse numbers as they lie in a file that are not values of weights but codes or indices.
+
+    Parameters
+    ----------
+    tensor : SourceTensor
+        Its `source_type` is numpy's name.
+
+    Raises
+    ------
+    ConversionError
+        Names the tensor and its type.
+    """
+    if tensor.source_type not in _FLOATS:
+        raise ConversionError(
+            f"{tensor.where}: expected one of the types {', '.join(_FLOATS)}, "
+            f"found {tensor.source_type}"
+        )
+
+
+def equal_values(a: SourceTensor, b: SourceTensor) -> bool:
+    """Whether two tensors have the same shape and values; reads until the first difference.
+
+    Parameters
+    ----------
+    a, b : SourceTensor
+        Not scalars.
+    """
+    if a.shape != b.shape:
+        return False
+    step = max(1, _COMPARED_VALUES // max(1, math.prod(a.shape[1:])))
+    return all(
+        np.array_equal(a.read(i, end), b.read(i, end), equal_nan=True)
+        for i in range(0, a.shape[0], step)
+        for end in (min(i + step, a.shape[0]),)
+    )
 
 
 def _split_fused(tensors: dict[str, SourceTensor], config: ModelConfig) -> None:
@@ -119,17 +156,7 @@ def _split_fused(tensors: dict[str, SourceTensor], config: ModelConfig) -> None:
 def _check_tied(tensors: Mapping[str, SourceTensor]) -> None:
     """Refuse a head that is not the embedding, where the config says that it is."""
     head, embedding = tensors[HEAD], tensors.get(EMBEDDING)
-    if embedding is None:
-        return
-    same = head.shape == embedding.shape
-    if same and len(head.shape) == 2:
-        step = max(1, _COMPARED_VALUES // max(1, head.shape[1]))
-        same = all(
-            np.array_equal(head.read(i, end), embedding.read(i, end), equal_nan=True)
-            for i in range(0, head.shape[0], step)
-            for end in (min(i + step, head.shape[0]),)
-        )
-    if not same:
+    if embedding is not None and not equal_values(head, embedding):
         raise ConversionError(
             f"{head.where}: differs from {EMBEDDING}, although tie_word_embeddings is true; "
             "set it to false to keep both"

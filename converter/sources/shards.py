@@ -19,7 +19,7 @@ from converter.json_files import read_json_object
 from converter.wording import quoted, shown
 from qllama.errors import ConversionError
 
-__all__ = ["WeightFiles", "joined", "weight_files"]
+__all__ = ["WeightFiles", "check_is_weights", "joined", "weight_files"]
 
 _INDEX = ".index.json"
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})(?P<suffix>\.[a-z]+)")
@@ -71,7 +71,7 @@ def weight_files(path: Path, single: str) -> WeightFiles:
     """
     found = _found(path, single)
     for file in found.files:
-        _check_is_weights(file)
+        check_is_weights(file)
     return found
 
 
@@ -182,7 +182,19 @@ def _check_all_there(where: Path, files: Sequence[Path]) -> None:
         )
 
 
-def _check_is_weights(file: Path) -> None:
+def check_is_weights(file: Path) -> None:
+    """Refuse what stands for a file of weights that was not fetched.
+
+    Parameters
+    ----------
+    file : Path
+        The file.
+
+    Raises
+    ------
+    ConversionError
+        When it is a Git LFS pointer, or cannot be read.
+    """
     try:
         with file.open("rb") as opened:
             start = opened.read(len(_LFS_POINTER))
