@@ -201,8 +201,8 @@ def _sliding_window(config: Fields, family: _Family, layers: int) -> int | None:
     if "sliding_window" in config or default is not None:
         window = config.integer("sliding_window", default)
     kinds = config.values.get("layer_types", [])
-    if not isinstance(kinds, list):
-        config.mistyped("layer_types", "a list")
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        config.mistyped("layer_types", "a list of names")
     if family.window == "declared":
         first = config.integer("max_window_layers", _DEFAULT_FIRST_WINDOW)
         if not config.flag("use_sliding_window", False):
