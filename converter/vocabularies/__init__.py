@@ -1,1 +1,0 @@
-"""Vocabulary files of checkpoints, one format a module, as the blob that a `.qlm` carries."""
