@@ -16,6 +16,10 @@ __all__ = ["default_out_path", "model_name", "weight_type"]
 
 # What GGUF names end with: `.Q4_K_M`, `-IQ3_XXS`, `.BF16`, `-fp16`.
 _WEIGHT_TYPE = re.compile(r"[.-](i?q[1-8](_[0-9a-z]+)*|(bf|f|fp)16|fp?32)$", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.(gguf|ckpt|pth|(safetensors|bin)(\.index\.json)?)$", re.IGNORECASE)
+_SHARD = re.compile(r"-0*1-of-[0-9]+$")
+# What files are called in every repository; only the directory's name tells models apart.
+_NAMELESS = re.compile(r"model|pytorch_model|consolidated(\.0+)?")
 
 
 def weight_type(file_name: str) -> str:
@@ -25,8 +29,15 @@ def weight_type(file_name: str) -> str:
 
 
 def model_name(source: Path) -> str:
-    """Name of a checkpoint file without its suffix and weight type."""
-    return _WEIGHT_TYPE.sub("", _stem(source.name))
+    """Name of a checkpoint, file or directory, without its suffix and weight type.
+
+    A file that is called as such files always are, `model.safetensors`, has its
+    directory's name.
+    """
+    stem = _stem(source.name)
+    if stem != source.name and _NAMELESS.fullmatch(stem):
+        return source.resolve().parent.name or stem
+    return _WEIGHT_TYPE.sub("", stem) or source.resolve().name or "model"
 
 
 def default_out_path(source: Path, type: str) -> Path:
@@ -39,4 +50,6 @@ def default_out_path(source: Path, type: str) -> Path:
 
 
 def _stem(file_name: str) -> str:
-    return file_name[: -len(".gguf")] if file_name.lower().endswith(".gguf") else file_name
+    """Name without the suffix of a checkpoint file and the number of its first shard."""
+    stem = _SUFFIX.sub("", file_name)
+    return stem if stem == file_name else _SHARD.sub("", stem)

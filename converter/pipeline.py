@@ -1,40 +1,76 @@
 """Conversion of a checkpoint into a `.qlm` file, one row slab at a time.
 
-Owns the order of work: open and check the source, check the target, hash the
-source, then read, quantize and write slab after slab, so that memory stays near a
-slab a thread however big the model is. Knows no checkpoint format, block layout or file layout.
+Owns the order of work: open and check the source, check the target, then read, quantize
+and write slab after slab while the source's files are hashed beside it, so that memory
+stays near a slab a thread however big the model is. Knows no checkpoint format, block
+layout or file layout.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from converter.hashing import SourceHashes
 from converter.naming import default_out_path
-from converter.recipe import preset
-from converter.report import ConversionReport, TensorReport
+from converter.recipe import Recipe, preset
+from converter.report import ConversionPlan, ConversionReport, TensorReport
 from converter.slabs import carried_type, encoded, prepare, slabs_of
 from converter.sources.base import CheckpointSource
-from converter.sources.gguf import GgufSource
-from qllama.checksum import file_sha256
+from converter.sources.options import SourceOptions
+from converter.sources.registry import open_source
 from qllama.errors import ConversionError
 from qllama.format.spec import TensorSpec, tensor_n_bytes
 from qllama.format.writer import QlmWriter
 from qllama.kernels.cores import default_n_threads
 from qllama.progress import OnProgress, silent
 
-__all__ = ["convert", "open_source"]
+__all__ = ["convert", "plan"]
+
+_AnyPath = str | os.PathLike[str]
+_Adapters = Sequence[tuple[Path, float]]
+_AS_FOUND = SourceOptions()
+
+
+def plan(
+    source_path: _AnyPath,
+    out_path: _AnyPath | None = None,
+    type: str = "q4",
+    *,
+    options: SourceOptions = _AS_FOUND,
+    adapters: _Adapters = (),
+) -> ConversionPlan:
+    """Say what `convert` would make, refusing what it would refuse before it reads weights.
+
+    Parameters
+    ----------
+    source_path, out_path, type, options, adapters
+        As for `convert`.
+
+    Raises
+    ------
+    ConversionError, UnsupportedModelError, TokenizerError
+        As `convert`.
+    """
+    job = _Job.prepare(Path(source_path), out_path, type, options, adapters)
+    writer = job.writer(job.provenance({}))
+    writer.check_target()
+    return job.plan(writer.file_size)
 
 
 def convert(
-    source_path: str | os.PathLike[str],
-    out_path: str | os.PathLike[str] | None = None,
+    source_path: _AnyPath,
+    out_path: _AnyPath | None = None,
     type: str = "q4",
     *,
+    options: SourceOptions = _AS_FOUND,
+    adapters: _Adapters = (),
     on_progress: OnProgress | None = None,
     n_threads: int | None = None,
     sha256: str | None = None,
@@ -45,18 +81,23 @@ def convert(
     Parameters
     ----------
     source_path : path
-        A GGUF file.
+        A file or directory of any format in `converter.sources.registry.FORMATS`.
     out_path : path or None
         Target; replaced only once the new file is complete. None is
         `default_out_path`.
     type : str
         A preset of `converter.recipe`.
+    options : SourceOptions
+        What the checkpoint's own files do not say.
+    adapters : sequence of (Path, float)
+        Directories of LoRA adapters, merged one after another, each with the scale that its
+        weights are multiplied by beside its own.
     on_progress : callable or None
         An exception that it raises stops the conversion and leaves no file.
     n_threads : int or None
         None is every physical core this process may use.
     sha256 : str or None
-        Of the source, where the caller has just computed it; else it is computed.
+        Of a source that is one file, where the caller has just computed it.
     origin : str or None
         Where the source came from (a package, a repository), kept as provenance.
 
@@ -70,72 +111,114 @@ def convert(
         When the source's tokenizer cannot be rebuilt.
     """
     started = time.perf_counter()
-    recipe = preset(type)
-    path = Path(source_path)
-    out = default_out_path(path, type) if out_path is None else Path(out_path)
     report = on_progress or silent
-    source = open_source(path)
-    if out.exists() and out.samefile(path):
-        raise ConversionError(f"{out}: the target is the source itself; choose another name")
-    tokenizer, blob = source.tokenizer
-    specs = [TensorSpec(n, recipe.type_of(n, t.shape), t.shape) for n, t in source.tensors.items()]
-
-    def writer_with(sha256: str) -> QlmWriter:
-        provenance = {
-            "source": path.name,
-            "n_bytes": path.stat().st_size,
-            "sha256": sha256,
-            "origin": origin,
-            "qllama": _qllama_version(),
-            **source.provenance,
-        }
-        return QlmWriter(out, source.config, tokenizer, blob, specs, recipe.to_dict(), provenance)
-
-    # Every hash has the same length, so the layout is known before the source's own.
-    writer_with(sha256 or "0" * 64).check_target()
-    sha256 = sha256 or file_sha256(path, report)
-    _prepare_quantizers(source, specs, report)
-    with writer_with(sha256) as writer:
-        total = sum(t.n_bytes for t in source.tensors.values())
+    job = _Job.prepare(Path(source_path), out_path, type, options, adapters)
+    source, name = job.source, job.path.name
+    known = {source.files[0]: sha256} if sha256 and len(source.files) == 1 else {}
+    # Every hash has the same length, so the layout is known before the source's own are.
+    writer = job.writer(job.provenance(known, origin))
+    writer.check_target()
+    _prepare_quantizers(job, report)
+    total = sum(t.n_bytes for t in source.tensors.values())
+    slabs = (slab for s in job.specs for slab in slabs_of(source.tensors[s.name], s))
+    with writer, SourceHashes(source.files, known) as hashes:
         done = 0
-        slabs = (slab for s in specs for slab in slabs_of(source.tensors[s.name], s))
         with closing(encoded(slabs, n_threads or default_n_threads())) as stream:
             for slab, data in stream:
                 writer.write(slab.spec.name, data)
                 done += slab.n_source_bytes
-                report(f"converting {path.name}", done, total)
-    return ConversionReport(
-        source=path,
-        out=out,
-        recipe=recipe.name,
-        tensors=tuple(_tensor_report(source, spec) for spec in specs),
-        n_bytes=writer.file_size,
-        seconds=time.perf_counter() - started,
-    )
+                hashes.follow(done / total)
+                report(f"converting {name}", done, total)
+        hashed = hashes.finish(lambda done, total: report(f"hashing {name}", done, total))
+        writer.set_provenance(job.provenance(hashed, origin))
+    made = job.plan(writer.file_size)
+    return made.carried_out(seconds=time.perf_counter() - started)
 
 
-def open_source(path: Path) -> CheckpointSource:
-    """Open a checkpoint of whatever format it is; today that is GGUF alone.
+@dataclass(frozen=True)
+class _Job:
+    """A source that is open, and what is to be made of it."""
 
-    Raises
-    ------
-    ConversionError, UnsupportedModelError
-        As `GgufSource`; also when `path` is a directory.
-    """
-    if path.is_dir():
-        raise ConversionError(f"{path}: expected a .gguf file, found a directory")
-    return GgufSource(path)
+    path: Path
+    out: Path
+    source: CheckpointSource
+    recipe: Recipe
+    specs: Sequence[TensorSpec]
+
+    @classmethod
+    def prepare(
+        cls,
+        path: Path,
+        out_path: _AnyPath | None,
+        type: str,
+        options: SourceOptions,
+        adapters: _Adapters,
+    ) -> _Job:
+        recipe = preset(type)
+        out = default_out_path(path, type) if out_path is None else Path(out_path)
+        source = open_source(path, options)
+        if out.exists() and any(out.samefile(file) for file in source.files):
+            raise ConversionError(f"{out}: the target is the source itself; choose another name")
+        for directory, scale in adapters:
+            from converter.lora import with_adapter  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+            source = with_adapter(source, directory, scale)
+        tensors = source.tensors.items()
+        specs = [TensorSpec(name, recipe.type_of(name, t.shape), t.shape) for name, t in tensors]
+        return cls(path, out, source, recipe, specs)
+
+    def writer(self, provenance: dict[str, Any]) -> QlmWriter:
+        tokenizer, blob = self.source.tokenizer
+        config, recipe = self.source.config, self.recipe.to_dict()
+        return QlmWriter(self.out, config, tokenizer, blob, self.specs, recipe, provenance)
+
+    def provenance(self, hashes: Mapping[Path, str], origin: str | None = None) -> dict[str, Any]:
+        """What the file tells of its source; zeros where a hash is not known yet."""
+        files = [
+            {"name": f.name, "n_bytes": f.stat().st_size, "sha256": hashes.get(f, "0" * 64)}
+            for f in self.source.files
+        ]
+        one = files[0] if len(files) == 1 else {}
+        return {
+            "source": _given_name(self.path),
+            "n_bytes": sum(f.stat().st_size for f in self.source.files),
+            "sha256": one.get("sha256"),
+            "files": files,
+            "origin": origin,
+            "qllama": _qllama_version(),
+            **self.source.provenance,
+        }
+
+    def plan(self, n_bytes: int) -> ConversionPlan:
+        return ConversionPlan(
+            source=self.path,
+            out=self.out,
+            recipe=self.recipe.name,
+            tensors=tuple(self._tensor_report(spec) for spec in self.specs),
+            n_bytes=n_bytes,
+        )
+
+    def _tensor_report(self, spec: TensorSpec) -> TensorReport:
+        tensor = self.source.tensors[spec.name]
+        return TensorReport(
+            name=spec.name,
+            shape=spec.shape,
+            source=tensor.where,
+            source_type=tensor.source_type,
+            source_n_bytes=tensor.n_bytes,
+            type=spec.type,
+            n_bytes=tensor_n_bytes(spec),
+            carried=carried_type(tensor, spec) is not None,
+        )
 
 
-def _prepare_quantizers(
-    source: CheckpointSource, specs: Sequence[TensorSpec], report: OnProgress
-) -> None:
+def _prepare_quantizers(job: _Job, report: OnProgress) -> None:
     """Compile before the first slab, so that the user sees what takes the seconds."""
     quantized = sorted(
         {
             s.type
-            for s in specs
-            if len(s.shape) == 2 and carried_type(source.tensors[s.name], s) is None
+            for s in job.specs
+            if len(s.shape) == 2 and carried_type(job.source.tensors[s.name], s) is None
         }
     )
     for done, type_name in enumerate(quantized):
@@ -144,20 +227,13 @@ def _prepare_quantizers(
     report("preparing the quantizers", len(quantized), len(quantized))
 
 
+def _given_name(path: Path) -> str:
+    """Name of a path, also of `.`."""
+    return path.name or path.resolve().name
+
+
 def _qllama_version() -> str:
     try:
         return metadata.version("qllama")
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _tensor_report(source: CheckpointSource, spec: TensorSpec) -> TensorReport:
-    tensor = source.tensors[spec.name]
-    return TensorReport(
-        name=spec.name,
-        shape=spec.shape,
-        source_type=tensor.source_type,
-        type=spec.type,
-        n_bytes=tensor_n_bytes(spec),
-        carried=carried_type(tensor, spec) is not None,
-    )

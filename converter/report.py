@@ -1,4 +1,4 @@
-"""What a conversion did: a record of every tensor, and the totals.
+"""What a conversion makes, or made: a record of every tensor, and the totals.
 
 Owns no behaviour but sums; the command line decides how to show them.
 """
@@ -6,37 +6,43 @@ Owns no behaviour but sums; the command line decides how to show them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-__all__ = ["ConversionReport", "TensorReport"]
+__all__ = ["ConversionPlan", "ConversionReport", "TensorReport"]
 
 
 @dataclass(frozen=True, slots=True)
 class TensorReport:
-    """How one tensor was stored.
+    """How one tensor is stored.
 
     Parameters
     ----------
+    source : str
+        Where it comes from: file and the checkpoint's own name.
     source_type, type : str
         The checkpoint's type and qllama's.
+    source_n_bytes : int
+        In the checkpoint.
     n_bytes : int
         In the `.qlm` file, padding to whole tiles included.
     carried : bool
-        Whether its blocks were taken over unchanged rather than quantized anew.
+        Whether its blocks are taken over unchanged rather than quantized anew.
     """
 
     name: str
     shape: tuple[int, ...]
+    source: str
     source_type: str
+    source_n_bytes: int
     type: str
     n_bytes: int
     carried: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ConversionReport:
-    """What `converter.pipeline.convert` made, and from what.
+@dataclass(frozen=True)
+class ConversionPlan:
+    """What `converter.pipeline.convert` makes, and from what.
 
     Parameters
     ----------
@@ -44,8 +50,6 @@ class ConversionReport:
         Name of the preset.
     n_bytes : int
         Size of the `.qlm` file.
-    seconds : float
-        Wall time of the whole conversion.
     """
 
     source: Path
@@ -53,7 +57,6 @@ class ConversionReport:
     recipe: str
     tensors: tuple[TensorReport, ...]
     n_bytes: int
-    seconds: float
 
     @property
     def n_weights(self) -> int:
@@ -65,9 +68,29 @@ class ConversionReport:
         """Stored bits of the tensors, padding counted, over their weights."""
         return 8 * sum(t.n_bytes for t in self.tensors) / self.n_weights
 
+    def carried_out(self, seconds: float) -> ConversionReport:
+        """Return the report of a conversion that went by this plan and took `seconds`."""
+        planned = {field.name: getattr(self, field.name) for field in fields(self)}
+        return ConversionReport(**planned, seconds=seconds)
+
     def __str__(self) -> str:
         return (
             f"{self.out}: {self.recipe}, {self.n_weights / 1e6:.1f} M weights at "
-            f"{self.bits_per_weight:.2f} bits, {self.n_bytes / 1e6:.1f} MB, "
-            f"converted in {self.seconds:.1f} s"
+            f"{self.bits_per_weight:.2f} bits, {self.n_bytes / 1e6:.1f} MB"
         )
+
+
+@dataclass(frozen=True)
+class ConversionReport(ConversionPlan):
+    """What a conversion made.
+
+    Parameters
+    ----------
+    seconds : float
+        Wall time of the whole conversion.
+    """
+
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, converted in {self.seconds:.1f} s"

@@ -6,10 +6,11 @@ how the file is read, nor of its tensors.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from converter.byte_level_bpe import AddedToken, byte_level_bpe
+from converter.end_of_turn import END_OF_TURN
 from converter.pretokenizers import PreTokenizer, pre_tokenizer
 from qllama.config import TokenizerConfig, TokenizerKind
 from qllama.errors import TokenizerError
@@ -29,21 +30,6 @@ __all__ = ["tokenizer_from_gguf"]
 _Value = TypeVar("_Value")
 
 _MAX_SCORE = 3.4e38  # float32 holds it, as SentencePiece does
-
-# Tokens that end a turn in the chat formats of the Llama family, as llama.cpp
-# finds them by their text (`special_eog_ids` in `src/llama-vocab.cpp`).
-_END_OF_TURN = (
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<EOT>",
-    "<｜end▁of▁sentence｜>",
-    "</s>",
-)
 
 # Tokens that fields name; the ids are llama.cpp's where the field is absent. (Its
 # default for `gpt2` is Falcon's token 11: no default is better.)
@@ -159,45 +145,12 @@ def _token_types(
 def _tokenizer_json(
     fields: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], pre: PreTokenizer
 ) -> bytes:
-    merges = _require(fields, "tokenizer.ggml.merges", list)
     added = [
-        {
-            "id": i,
-            "content": tokens[i],
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": kind != USER_DEFINED,
-        }
+        AddedToken(i, tokens[i], special=kind != USER_DEFINED)
         for i, kind in enumerate(types)
         if kind in (UNKNOWN, CONTROL, USER_DEFINED)
     ]
-    byte_level = pre.steps[-1]
-    document = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": pre.normalizer,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": list(pre.steps)},
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": pre.ignore_merges,
-            # Added tokens are here too: the library numbers those that are not anew.
-            "vocab": {token: i for i, token in enumerate(tokens)},
-            "merges": merges,
-        },
-    }
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return byte_level_bpe(tokens, _require(fields, "tokenizer.ggml.merges", list), added, pre)
 
 
 def _sentencepiece(
@@ -232,7 +185,7 @@ def _config(
     named: Mapping[str, int | None],
     add_bos_token: bool,
 ) -> TokenizerConfig:
-    by_text = [i for i, token in enumerate(tokens) if types[i] == CONTROL and token in _END_OF_TURN]
+    by_text = [i for i, token in enumerate(tokens) if types[i] == CONTROL and token in END_OF_TURN]
     ends = [named["eos"], named["eot"], named["eom"], *by_text]
     return TokenizerConfig(
         kind=kind,

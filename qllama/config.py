@@ -238,6 +238,9 @@ class TokenizerConfig:
         Whether encoding adds them when the caller asks for special tokens.
     chat_template : str or None
         The model's own Jinja template.
+    prefix_at_start_only : bool
+        Of `sentencepiece` only: a model that puts a space before a text puts it before the
+        whole text, and not also after each control token (Hugging Face's `legacy: false`).
     """
 
     kind: TokenizerKind
@@ -248,6 +251,7 @@ class TokenizerConfig:
     add_bos_token: bool = False
     add_eos_token: bool = False
     chat_template: str | None = None
+    prefix_at_start_only: bool = False
 
     def __post_init__(self) -> None:
         _check_types(self)

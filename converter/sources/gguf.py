@@ -21,6 +21,7 @@ from gguf.quants import dequantize
 from converter.sources.base import BlockType, SourceTensor
 from converter.sources.gguf_config import config_from_gguf
 from converter.sources.gguf_header import GgufTensorInfo, read_header
+from converter.sources.options import SourceOptions
 from converter.sources.views import interleaved_to_half_split
 from converter.tensor_map import check_tensors, from_gguf
 from converter.vocab import tokenizer_from_gguf
@@ -29,13 +30,18 @@ from qllama.config import ModelConfig, TokenizerConfig
 from qllama.errors import ConversionError, TokenizerError, UnsupportedModelError
 from qllama.tensors import ROPE_DIVISORS, expected_shapes
 
-__all__ = ["GgufSource"]
+__all__ = ["GgufSource", "open_checkpoint"]
 
 # ggml's types whose codes and scales are also qllama's, in another order.
 _SAME_BLOCKS: dict[GGMLQuantizationType, BlockType] = {
     GGMLQuantizationType.Q8_0: "q8_0",
     GGMLQuantizationType.Q4_0: "q4_0",
 }
+
+
+def open_checkpoint(path: Path, _options: SourceOptions) -> GgufSource:
+    """Open the GGUF file at `path`; see `GgufSource`."""
+    return GgufSource(path)
 
 
 class GgufSource:

@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 from converter.sources.base import SourceTensor
 from converter.sources.stored import Extent, StoredArray
 from converter.sources.strided import StridedArray
-from converter.sources.torch_pickle import DTYPES, Storage, TensorRecord, unpickle
+from converter.sources.torch_pickle import unpickle
+from converter.sources.torch_records import DTYPES, Storage, TensorRecord
 from converter.wording import quoted
 from qllama.errors import ConversionError
 

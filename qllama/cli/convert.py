@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from qllama.cli.options import DEFAULT_WEIGHT_TYPE, debug_option, weight_type
+from qllama.cli.options import DEFAULT_WEIGHT_TYPE, debug_option, source_options, weight_type
 from qllama.cli.progress import ProgressReport, notice
 
 __all__ = ["command"]
@@ -15,7 +15,7 @@ __all__ = ["command"]
 @click.command(
     "convert",
     short_help="Convert a checkpoint into a .qlm file.",
-    epilog="Example: qllama convert model.gguf model.qlm --type q8",
+    epilog="Example: qllama convert ./Llama-3.2-1B llama.qlm --type q8",
 )
 @click.argument("src", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path), required=False)
@@ -35,6 +35,17 @@ __all__ = ["command"]
     show_default=True,
     help="Weight type: q4 and q8 are mixes that suit most models.",
 )
+@source_options
+@click.option(
+    "--lora",
+    "adapters",
+    multiple=True,
+    metavar="DIR[=SCALE]",
+    help="Merge the PEFT adapter in DIR, its weights times SCALE. May be given again.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Only print what would be made: every tensor, and the size."
+)
 @click.option(
     "-t",
     "--threads",
@@ -44,19 +55,50 @@ __all__ = ["command"]
 )
 @debug_option
 def command(
-    src: Path, out: Path | None, outfile: Path | None, type_name: str, threads: int | None
+    src: Path,
+    out: Path | None,
+    outfile: Path | None,
+    type_name: str,
+    source_format: str | None,
+    config: Path | None,
+    tokenizer: Path | None,
+    rope_layout: str | None,
+    adapters: tuple[str, ...],
+    dry_run: bool,
+    threads: int | None,
 ) -> None:
-    """Convert the checkpoint SRC (a .gguf file) into the file OUT and print its path.
+    """Convert the checkpoint SRC into the file OUT and print its path.
 
-    An existing OUT is replaced, and only once the new one is complete.
+    SRC is a file or directory: GGUF, a Hugging Face repository, Meta's release, or a
+    MindSpore checkpoint. An existing OUT is replaced, and only once the new one is
+    complete.
     """
     if out is not None and outfile is not None:
         raise click.UsageError(f"OUT is given twice: {str(out)!r} and -o {str(outfile)!r}.")
-    from converter.pipeline import convert
+    from converter.pipeline import convert, plan
+    from converter.sources.options import SourceOptions
 
+    merged = []
+    if adapters:
+        from converter.lora import adapter_argument  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
+        merged = [adapter_argument(text) for text in adapters]
+    out = out or outfile
+    options = SourceOptions(source_format, config, tokenizer, rope_layout)
+    if dry_run:
+        from qllama.cli.dry_run import as_text
+
+        click.echo(as_text(plan(src, out, type_name, options=options, adapters=merged)))
+        return
     with ProgressReport() as progress:
         report = convert(
-            src, out or outfile, type=type_name, on_progress=progress.report, n_threads=threads
+            src,
+            out,
+            type_name,
+            options=options,
+            adapters=merged,
+            on_progress=progress.report,
+            n_threads=threads,
         )
     notice(str(report))
     click.echo(report.out)

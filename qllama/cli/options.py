@@ -10,6 +10,7 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_WEIGHT_TYPE",
+    "SOURCE_FORMATS",
     "WEIGHT_TYPES",
     "Diagnostics",
     "RuntimeOptions",
@@ -30,6 +32,7 @@ __all__ = [
     "mmap_option",
     "model_argument",
     "runtime_options",
+    "source_options",
     "verbose_option",
     "weight_type",
 ]
@@ -38,6 +41,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 WEIGHT_TYPES = ("q4", "q8", "q4_0", "q8_0", "f16", "bf16", "f32")
 DEFAULT_WEIGHT_TYPE = "q4"
+SOURCE_FORMATS = ("gguf", "huggingface", "pytorch", "meta", "mindspore")
 weight_type = click.Choice(WEIGHT_TYPES, case_sensitive=False)
 _cache_type = click.Choice(("f16", "q8_0"), case_sensitive=False)
 
@@ -127,6 +131,42 @@ def model_argument(command: _Command) -> _Command:
         return command(*args, model=model if model is not None else model_option, **kwargs)
 
     return wrapper  # type: ignore[return-value]
+
+
+def source_options(command: _Command) -> _Command:
+    """Give `command` what a user may say of a checkpoint.
+
+    It receives `source_format`, `config`, `tokenizer` and `rope_layout`, None where not given.
+    """
+    for option in (
+        click.option(
+            "--rope-layout",
+            type=click.Choice(("half-split", "interleaved"), case_sensitive=False),
+            help="Row order of q and k, where the checkpoint does not tell: half-split as in "
+            "Hugging Face's, interleaved as in Meta's.  [default: half-split]",
+        ),
+        click.option(
+            "--tokenizer",
+            type=click.Path(path_type=Path),
+            metavar="PATH",
+            help="Tokenizer file, or a directory that has one.  [default: the checkpoint's own]",
+        ),
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Hyperparameters: config.json, params.json or a MindFormers YAML.  "
+            "[default: the checkpoint's own]",
+        ),
+        click.option(
+            "--from",
+            "source_format",
+            type=click.Choice(SOURCE_FORMATS, case_sensitive=False),
+            help="Format of the checkpoint.  [default: found out]",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def cache_type_options(command: _Command) -> _Command:

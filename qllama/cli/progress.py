@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress, Task, TaskID
 
 __all__ = ["ProgressReport", "draws_bars", "notice"]
+
+# Stages count kernels or bytes, and no more than their total tells which.
+_FEWEST_BYTES = 1 << 20
 
 
 def notice(text: str) -> None:
@@ -116,13 +119,31 @@ class ProgressReport:
 
 def _new_bars() -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.text import Text
+
+    class ByteRateColumn(TransferSpeedColumn):
+        """Bytes a second; empty for a stage that counts something else."""
+
+        def render(self, task: Task) -> Text:
+            return super().render(task) if (task.total or 0) >= _FEWEST_BYTES else Text("")
 
     # markup=False: a stage may hold a file name with brackets.
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
+        ByteRateColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         console=Console(stderr=True),
     )

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from qllama.config import ModelConfig, TokenizerConfig
 from qllama.errors import ConversionError, QlmFormatError
+from qllama.format import strict_json
 from qllama.format.header import Header, decode_header, encode_header, encode_quality
 from qllama.format.partial import PartialFile
 from qllama.format.prelude import encode_region
@@ -102,6 +103,7 @@ class QlmWriter:
         except (QlmFormatError, ValueError) as error:
             raise ConversionError(f"{self._path}: cannot be written: {error}") from error
         # Checksums have a fixed width; figures of quality come later and need room.
+        self._provenance_n_bytes = len(strict_json.dump(self._header.provenance))
         room = PRELUDE_SIZE + len(text) + MAX_QUALITY_BYTES * len(tensors)
         self._data_offset = align_up(room, DATA_ALIGNMENT)
         if self._data_offset > MAX_HEADER_REGION:
@@ -193,6 +195,22 @@ class QlmWriter:
         except ValueError as error:
             raise ConversionError(f"{self._path}: tensor {name!r}: {error}") from None
         self._quality[name] = dict(figures)
+
+    def set_provenance(self, provenance: Mapping[str, Any]) -> None:
+        """Replace what is told of the source, where it is known only after the weights are read.
+
+        Parameters
+        ----------
+        provenance : mapping
+            Free-form JSON object, at most as long as the one that this writer was made with.
+        """
+        n_bytes = len(strict_json.dump(dict(provenance)))
+        if n_bytes > self._provenance_n_bytes:
+            raise ConversionError(
+                f"{self._path}: provenance: expected at most {self._provenance_n_bytes} bytes "
+                f"of JSON, found {n_bytes}"
+            )
+        self._header = replace(self._header, provenance=dict(provenance))
 
     def _open_file(self) -> PartialFile:
         if self._file is None:

@@ -230,6 +230,8 @@ def _score(
             for half in range(PANEL // TILE_ROWS):
                 tile = panel + panel_bytes // 2 * half
                 target = out + _FLOAT * TILE_ROWS * half
+                # No scratch: only groups for matrix instructions write it, and those are
+                # wider than this group (a test of `ISAS` holds it).
                 call_linear(key_kernel, (tile, packed, target, n_blocks, count, ROW_BYTES, 0, 0))
 
 

@@ -187,8 +187,12 @@ class ThreadTeam:
         self.state = int(self._memory.ctypes.data) + -self._memory.ctypes.data % _LINE
         self._start()
 
+    @property
+    def is_left_behind(self) -> bool:
+        """Whether this process is a fork of the threads' own; a call then starts new ones."""
+        return self._pid != os.getpid()
+
     def _start(self) -> None:
-        self._pid = os.getpid()
         self._memory[:] = 0  # every thread is asleep
         self._inboxes: list[_Inbox] = [queue.SimpleQueue() for _ in range(1, self.n_threads)]
         self.close = weakref.finalize(self, _end, self._inboxes)
@@ -203,6 +207,10 @@ class ThreadTeam:
                     f"n_threads: expected what the system starts, {thread} at present, "
                     f"found {self.n_threads}; choose fewer"
                 ) from error
+            except BaseException:
+                self.close()
+                raise
+        self._pid = os.getpid()
 
     def run(self, function: int, argument: int) -> None:
         """Call a function on every thread and wait for all; one call at a time.
@@ -213,8 +221,16 @@ class ThreadTeam:
             Address of a `team_function`.
         argument : int
             Its first argument.
+
+        Raises
+        ------
+        KernelError
+            The team was closed, or this is a forked process in which the system does not
+            start its threads.
         """
-        if self._pid != os.getpid():  # forked: the threads stayed behind
+        if not self.close.alive:
+            raise KernelError(f"this team of {self.n_threads} threads has ended; make a new one")
+        if self.is_left_behind:
             self._start()
         patience = 0
         while not _call(self.state, self.n_threads, function, argument, patience):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import numpy as np
@@ -126,6 +127,7 @@ class Buffers:
         for name, n_bytes in memory.pieces.items():
             self._arena.reserve(name, n_bytes)
         addresses = self._arena.allocate()
+        self._arrivals = addresses["arrivals"], 8 * plan.max_arrivals
 
         self.model = np.zeros(1, MODEL)
         fields = {
@@ -164,3 +166,8 @@ class Buffers:
         for kind in ("q8", "f32"):
             if kind not in weights.packings:  # address 0 tells the packing to skip this kind
                 self.model[0]["packed_" + kind] = self.model[0]["hidden_" + kind] = 0
+
+    def clear_arrivals(self) -> None:
+        """Forget which chunks of split attention are done: of a step that did not end."""
+        address, n_bytes = self._arrivals
+        ctypes.memset(address, 0, n_bytes)

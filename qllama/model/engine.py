@@ -203,7 +203,7 @@ class Engine:
         ContextLengthError
             A position is past `n_ctx`.
         ValueError
-            The arrays' lengths do not agree, or something is out of range.
+            The arrays' lengths do not agree, or something is out of range or out of order.
         """
         n_tokens = len(tokens)
         if not 0 < n_tokens <= self.n_batch:
@@ -218,6 +218,7 @@ class Engine:
         self._check_range("output", np.asarray(outputs, np.int64), n_tokens)
         self._check_context(int(positions.max()))
         self._check_range("position", positions, self.n_ctx)
+        self._check_order(positions, slots)
         return self._compute(tokens, positions, slots, outputs)
 
     def _compute(
@@ -228,6 +229,8 @@ class Engine:
         outputs: Sequence[int],
     ) -> npt.NDArray[np.float32]:
         """`forward` of what has been checked."""
+        if self._team.is_left_behind:  # another thread may have been in a step when it forked
+            self._buffers.clear_arrivals()
         batch = Batch(self.config, self._rotary, self._plan, tokens, positions, slots, outputs)
         self._step["batch"] = batch.record.ctypes.data
         n_layers = self.config.num_hidden_layers
@@ -244,6 +247,18 @@ class Engine:
                 f"position {last_position} does not fit the context of {self.n_ctx} "
                 "tokens; shorten the text or choose a larger n_ctx"
             )
+
+    @staticmethod
+    def _check_order(positions: npt.NDArray[np.int32], slots: npt.NDArray[np.int32]) -> None:
+        """Refuse what attention would cut wrongly: it takes a slot's last token for its longest."""
+        expected = "batch: expected the tokens of one slot together, in ascending positions; found"
+        is_same = slots[1:] == slots[:-1]
+        if len(slots) - np.count_nonzero(is_same) > len(set(slots.tolist())):
+            raise ValueError(f"{expected} other slots between those of one")
+        (places,) = np.nonzero(is_same & (np.diff(positions) <= 0))
+        if places.size:
+            before, after = positions[places[0] :][:2]
+            raise ValueError(f"{expected} {after} after {before} in slot {slots[places[0]]}")
 
     @staticmethod
     def _check_range(what: str, values: npt.NDArray[Any], end: int) -> None:

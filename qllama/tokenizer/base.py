@@ -56,8 +56,9 @@ class Tokenizer(Protocol):
     def adds_space_after(self, token_id: int | None) -> bool:
         """Whether encoding puts a space of its own before plain text that follows the token.
 
-        None asks of plain text that begins the text. Only tokenizers made by
-        SentencePiece add one: there, and after tokens matched as they are spelled.
+        None asks of plain text that begins the text. Tokenizers made by
+        SentencePiece add one there and after BOS; some also after every other token
+        that is matched as it is spelled.
         """
         ...
 
@@ -72,7 +73,9 @@ class BaseTokenizer(ABC):
     vocab_size : int
         One more than the highest token id.
     adds_space : bool
-        Whether `adds_space_after` is ever true.
+        Whether encoding puts a space of its own before a text.
+    adds_space_after_matched : bool
+        Whether it also puts one before plain text that follows one of `added`.
     added : mapping of int to bool
         The tokens that are matched in a text as they are spelled, and whether
         each is special.
@@ -90,11 +93,13 @@ class BaseTokenizer(ABC):
         *,
         vocab_size: int,
         adds_space: bool,
+        adds_space_after_matched: bool,
         added: Mapping[int, bool],
     ) -> None:
         self.config = config
         self.vocab_size = vocab_size
         self._adds_space = adds_space
+        self._adds_space_after_matched = adds_space_after_matched
         self._added = added
         self._bytes: dict[int, bytes] = {}
         self._check_config()
@@ -224,7 +229,9 @@ class BaseTokenizer(ABC):
 
     def adds_space_after(self, token_id: int | None) -> bool:
         """See `Tokenizer.adds_space_after`."""
-        return self._adds_space and (token_id is None or token_id in self._added)
+        if token_id is None or token_id == self.config.bos_token_id:
+            return self._adds_space
+        return self._adds_space_after_matched and token_id in self._added
 
     @abstractmethod
     def _encode_text(self, text: str, parse_special: bool) -> list[int]:

@@ -19,6 +19,7 @@ from qllama.tokenizer.sentencepiece_proto import (
     UNKNOWN,
     USER_DEFINED,
     read_pieces,
+    with_dummy_prefix,
 )
 
 __all__ = ["SentencePieceTokenizer"]
@@ -34,9 +35,10 @@ class SentencePieceTokenizer(BaseTokenizer):
     Where the model adds a dummy prefix, each of these pieces gets it, the first
     one and those after a token alike: `<s>[INST]` is `<s>`, `▁[`, `INST`, `]`.
     So do llama.cpp, Meta's own Llama 2 code and the `tokenizer.json` files of
-    Llama 2, TinyLlama and Phi-3 (normalizer `Prepend`). Hugging Face's
-    `LlamaTokenizer(legacy=False)` has the prefix at the start of the text only;
-    the two agree wherever no text follows such a token.
+    Llama 2, TinyLlama and Phi-3 (normalizer `Prepend`). With
+    `config.prefix_at_start_only` the start of the text alone gets it, as in
+    Hugging Face's `LlamaTokenizer(legacy=False)`; the two agree wherever no text
+    follows such a token.
 
     Parameters
     ----------
@@ -55,9 +57,12 @@ class SentencePieceTokenizer(BaseTokenizer):
         import sentencepiece
 
         processor = sentencepiece.SentencePieceProcessor()
+        within = sentencepiece.SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(blob)
             pieces = read_pieces(blob)
+            if config.prefix_at_start_only:
+                within.LoadFromSerializedProto(with_dummy_prefix(blob, False))
         except (RuntimeError, ValueError, IndexError) as error:
             raise TokenizerError(
                 f"tokenizer: not a SentencePiece model ({one_line(error)}); convert the model again"
@@ -70,10 +75,12 @@ class SentencePieceTokenizer(BaseTokenizer):
         super().__init__(
             config,
             vocab_size=len(pieces),
-            adds_space=processor.normalize("a").startswith(_SPACE),
+            adds_space=(adds_space := processor.normalize("a").startswith(_SPACE)),
+            adds_space_after_matched=adds_space and not config.prefix_at_start_only,
             added=added,
         )
         self._processor = processor
+        self._processor_within = within if config.prefix_at_start_only else processor
         self._pieces = pieces
         self._matched = {self._spelling(i): i for i in added}
         self._parse_pattern = _any_of(self._matched)
@@ -87,7 +94,7 @@ class SentencePieceTokenizer(BaseTokenizer):
             if i % 2:
                 ids.append(self._matched[part])
             elif part:
-                ids += self._processor.encode(part)
+                ids += (self._processor_within if i else self._processor).encode(part)
         return ids
 
     def _spelling(self, token_id: int) -> str:

@@ -1,4 +1,4 @@
-"""Writes SentencePiece models, and reads of them what the library does not tell.
+"""Writes and changes SentencePiece models, and reads of them what the library does not tell.
 
 Owns the few fields of `sentencepiece.ModelProto` (`sentencepiece_model.proto`)
 that qllama needs, in protobuf's wire format. By hand, because four field types
@@ -8,7 +8,7 @@ do not earn a dependency on protobuf.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
     "BYTE",
@@ -19,6 +19,8 @@ __all__ = [
     "USER_DEFINED",
     "model_proto",
     "read_pieces",
+    "with_dummy_prefix",
+    "with_pieces",
 ]
 
 # SentencePiece.Type; GGUF's `tokenizer.ggml.token_type` has the same numbers.
@@ -29,6 +31,7 @@ _MODEL_TYPE_BPE = 2
 
 _PIECES, _TRAINER_SPEC, _NORMALIZER_SPEC = 1, 2, 3
 _PIECE, _SCORE, _TYPE = 1, 2, 3
+_ADD_DUMMY_PREFIX = 3
 
 
 def model_proto(
@@ -53,7 +56,7 @@ def model_proto(
     )
     normalizer_spec = (
         _bytes(1, b"identity")
-        + _varint(3, add_dummy_prefix)
+        + _varint(_ADD_DUMMY_PREFIX, add_dummy_prefix)
         + _varint(4, False)  # remove_extra_whitespaces
         + _varint(5, True)  # escape_whitespaces
     )
@@ -86,6 +89,51 @@ def read_pieces(model: bytes) -> list[tuple[str, int]]:
                     kind = model[value_at]
             pieces.append((piece, kind))
     return pieces
+
+
+def with_pieces(model: bytes, pieces: Mapping[int, tuple[str, int]]) -> bytes:
+    """Return a serialized model with some of its tokens changed, and others behind them.
+
+    Everything else in the model stays as it is, byte for byte.
+
+    Parameters
+    ----------
+    model : bytes
+        A model that `read_pieces` can read.
+    pieces : mapping of int to (piece, type)
+        By token id. The ids that the model does not have must follow its last one
+        without a gap; their score is 0.
+    """
+    # Of a scalar field that is there twice, protobuf takes the last: so a change is appended.
+    changes = {
+        token_id: _bytes(_PIECE, piece.encode()) + _varint(_TYPE, kind)
+        for token_id, (piece, kind) in sorted(pieces.items())
+    }
+    written = bytearray()
+    n_pieces = at = 0
+    while at < len(model):
+        begin = at
+        number, start, at = _field(model, at)
+        if number == _PIECES and n_pieces in changes:
+            written += _bytes(_PIECES, model[start:at] + changes.pop(n_pieces))
+        else:
+            written += model[begin:at]
+        n_pieces += number == _PIECES
+    return bytes(written) + b"".join(_bytes(_PIECES, change) for change in changes.values())
+
+
+def with_dummy_prefix(model: bytes, add_dummy_prefix: bool) -> bytes:
+    """Return a serialized model that puts a space before every text, or none.
+
+    Parameters
+    ----------
+    model : bytes
+        Stays as it is, byte for byte, but for this.
+    add_dummy_prefix : bool
+        Whether it does.
+    """
+    # Protobuf merges messages that are there twice.
+    return model + _bytes(_NORMALIZER_SPEC, _varint(_ADD_DUMMY_PREFIX, add_dummy_prefix))
 
 
 def _field(data: bytes, at: int) -> tuple[int, int, int]:

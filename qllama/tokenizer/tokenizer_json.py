@@ -33,7 +33,7 @@ class JsonTokenizer(BaseTokenizer):
     ----------
     config : TokenizerConfig
         Special token ids and the chat template. BOS and EOS are added as it
-        says; a post-processor in the file is not run.
+        says; a post-processor in the file is not run, nor its truncation or padding.
     blob : bytes
         The file, UTF-8.
 
@@ -52,11 +52,15 @@ class JsonTokenizer(BaseTokenizer):
             raise TokenizerError(
                 f"tokenizer.json: {one_line(error)}; convert the model again"
             ) from None
+        backend.no_truncation()
+        backend.no_padding()
         added = backend.get_added_tokens_decoder()
+        matched = next((token.content for token in added.values() if token.special), None)
         super().__init__(
             config,
             vocab_size=max([backend.get_vocab_size(), *(token_id + 1 for token_id in added)]),
-            adds_space=_decode(backend, f"{_SPACE}a") == "a",
+            adds_space=_adds_space(backend, "a", 0),
+            adds_space_after_matched=matched is not None and _adds_space(backend, f"{matched}a", 1),
             added={token_id: token.special for token_id, token in added.items()},
         )
         self._backend = backend
@@ -88,6 +92,12 @@ class JsonTokenizer(BaseTokenizer):
         if byte:
             return bytes.fromhex(byte[1])
         return spelled.replace(_SPACE, " ").encode()
+
+
+def _adds_space(backend: tokenizers.Tokenizer, text: str, position: int) -> bool:
+    """Whether the token at `position` of `text`, which has no space, begins with one."""
+    spelled = backend.encode(text, add_special_tokens=False).tokens
+    return len(spelled) > position and spelled[position].startswith((_SPACE, "Ġ"))
 
 
 def _decode(backend: tokenizers.Tokenizer, *tokens: str) -> str:

@@ -1,10 +1,8 @@
-"""`verify`, `tokenize`, `convert`, `pull` and `warmup`, with small files or stand-ins."""
+"""`verify`, `tokenize`, `pull` and `warmup`, with small files or stand-ins."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -55,39 +53,6 @@ def test_tokenize_single_argument_is_text_for_the_default_model(run, tiny_qlm, m
     monkeypatch.setattr("qllama.cli.tokenize.model_path", lambda m: asked.append(m) or tiny_qlm)
     assert run("tokenize", "a", "--ids").stdout == "[256, 64]\n"
     assert asked == [None]
-
-
-@pytest.fixture
-def fake_convert(monkeypatch):
-    """Stand in for the converter; returns what it was called with."""
-    calls = []
-
-    def convert(source, out, type, on_progress, n_threads):
-        calls.append((source, out, type, n_threads))
-        on_progress("converting", 1, 2)
-        on_progress("converting", 2, 2)
-        return SimpleNamespace(out=out or Path("made-up.qlm"), __str__=lambda self: "made")
-
-    pipeline = ModuleType("converter.pipeline")
-    pipeline.convert = convert
-    monkeypatch.setitem(sys.modules, "converter.pipeline", pipeline)
-    return calls
-
-
-@pytest.mark.parametrize(
-    ("arguments", "call"),
-    [
-        ("a.gguf", ("a.gguf", None, "q4", None)),
-        ("a.gguf b.qlm --type Q8", ("a.gguf", "b.qlm", "q8", None)),
-        ("a.gguf -o b.qlm --outtype f16 -t 2", ("a.gguf", "b.qlm", "f16", 2)),
-        ("a.gguf --outfile b.qlm", ("a.gguf", "b.qlm", "q4", None)),
-    ],
-)
-def test_convert_flags_reach_the_converter(run, fake_convert, arguments, call):
-    result = run("convert", *arguments.split())
-    source, out, *rest = call
-    assert fake_convert == [(Path(source), out and Path(out), *rest)]
-    assert result.stdout == f"{out or 'made-up.qlm'}\n"
 
 
 def test_pull_prints_the_path(run, monkeypatch):

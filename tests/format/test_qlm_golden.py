@@ -17,15 +17,16 @@ HEADER = (
     '"attention_output_bias":false,"mlp_bias":false,"qk_norm":false,"sliding_window":null,'
     '"hidden_act":"silu"},"tokenizer":{"kind":"sentencepiece","bos_token_id":1,'
     '"eos_token_ids":[2],"unk_token_id":null,"pad_token_id":null,"add_bos_token":true,'
-    '"add_eos_token":false,"chat_template":"ü"},"recipe":{"preset":"f32"},'
-    '"provenance":{"source":"none"},"tokenizer_blob":{"offset":0,"n_bytes":4,'
+    '"add_eos_token":false,"chat_template":"ü","prefix_at_start_only":false},'
+    '"recipe":{"preset":"f32"},"provenance":{"source":"none"},'
+    '"tokenizer_blob":{"offset":0,"n_bytes":4,'
     '"crc32":"b07fa5cc"},"tensors":[{"name":"a","type":"f32","shape":[2],'
     '"layout":"row_major","offset":64,"n_bytes":8,"crc32":"c3872656","quality":null},'
     '{"name":"b","type":"q4","shape":[1,2],"layout":"tile16","offset":128,"n_bytes":416,'
     '"crc32":"57588512","quality":{"rmse":0.25}}]}'
 ).encode()
 PRELUDE = bytes.fromhex(
-    "89514c4d0d0a1a0a 01000000 7c5ae7f8 7404000000000000"
+    "89514c4d0d0a1a0a 01000000 f6011a51 9104000000000000"
     "0000010000000000 2002010000000000 000000000000000000000000000000000000000000000000"
 )
 VECTOR = bytes.fromhex("0000803f 000000c0")

@@ -145,3 +145,14 @@ def test_writer_header_is_readable_json(tmp_path):
     document, _ = split(write_sample(tmp_path / "m.qlm").read_bytes())
     assert document["tokenizer"]["chat_template"] == "é{}"
     assert document["tensors"][1]["shape"] == [3]
+
+
+def test_writer_provenance_may_become_known_late(tmp_path):
+    path = tmp_path / "m.qlm"
+    with writer(path, tensors=TWO, provenance={"sha256": "0000"}) as file:
+        file.write("a", bytes(8))
+        file.write("b", bytes(12))
+        file.set_provenance({"sha256": "abcd"})
+        with pytest.raises(ConversionError, match=r"m\.qlm: provenance: expected at most 17 bytes"):
+            file.set_provenance({"sha256": "abcde"})
+    assert QlmFile.open(path).provenance == {"sha256": "abcd"}

@@ -23,8 +23,17 @@ from qllama.kernels.weight_kernels import WEIGHT_KERNELS
 
 BLOCK = 32
 TILE_ROWS = 16
+#: Tokens of the widest group of any instruction set, and enough for two of those, the
+#: next narrower ones and a single one.
+WIDEST = max(isa.widths[0] for isa in ISAS.values())
+MANY = 2 * WIDEST + 13
+#: Numbers of tokens: up to one past the widest group, two of those, and many.
+BATCHES = (*range(1, WIDEST + 2), 2 * WIDEST, MANY)
 #: Unit roundoff of float32.
 U = 2.0**-24
+
+# Bytes behind a kernel's scratch memory that it must leave.
+_GUARD = 256
 
 KERNELS = {kernel.name: kernel for kernel in WEIGHT_KERNELS}
 #: The CPU feature without which code for an instruction set does not run.
@@ -51,7 +60,7 @@ def runnable_isas():
     return [
         isa
         for name, isa in ISAS.items()
-        if forced in (None, name) and (NEEDS[name] is None or NEEDS[name] in features)
+        if (not forced or forced == name) and (NEEDS[name] is None or NEEDS[name] in features)
     ]
 
 
@@ -141,7 +150,7 @@ def multiply(name, isa, data, shape, packed, n_tokens, out=None, accumulate=0, k
         # NaN shows what is not written.
         out = aligned((n_tokens, padded(rows, TILE_ROWS)), fill=np.nan)
     kernel = kernel or build(name, isa)
-    scratch = aligned(scratch_bytes(n_tokens), np.uint8, fill=0xAA)
+    scratch = aligned(scratch_bytes(n_tokens) + _GUARD, np.uint8, fill=0xAA)
     for tile in range(padded(rows, TILE_ROWS) // TILE_ROWS):
         kernel.ctypes(
             address(data) + tile * tile_bytes,
@@ -153,4 +162,5 @@ def multiply(name, isa, data, shape, packed, n_tokens, out=None, accumulate=0, k
             accumulate,
             address(scratch),
         )
+    assert (scratch[-_GUARD:] == 0xAA).all()
     return out[:, :rows]

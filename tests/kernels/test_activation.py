@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from packing import address, aligned, aligned_copy
+from packing import BATCHES, address, aligned, aligned_copy
 from packing import pack_f32 as expected_f32
 from packing import pack_q8 as expected_q8
 
@@ -12,8 +12,6 @@ from qllama.kernels import reference
 from qllama.kernels.activation import group_of, pack_f32, pack_q8, q8_residual, token_groups
 from qllama.kernels.isa import ISAS, current_isa
 from qllama.kernels.weight_kernels import Q8_BYTES
-
-BATCHES = [*range(1, 14), 31]
 
 
 def pack(kernel, x, token_bytes):

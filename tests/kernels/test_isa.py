@@ -153,3 +153,9 @@ def test_isa_kernels_and_forward_pass_are_right_on_another(name):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_isa_attention_needs_no_scratch_of_matrix_instructions():
+    """Attention gives the kernel of q8 keys none; groups of vectors take it from nowhere."""
+    for each in ISAS.values():
+        assert not each.matrix_width or each.vector_widths[0] < each.matrix_width, each.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -276,3 +277,39 @@ def test_team_that_the_system_does_not_start_is_refused_and_leaves_no_thread(mon
     for thread in started:
         thread.join(DEADLINE)
     assert set(threading.enumerate()) == before
+
+
+def test_team_closed_refuses_to_run(pair):
+    counts = np.zeros(2, np.int64)
+    pair.close()
+    with pytest.raises(KernelError, match="this team of 2 threads has ended; make a new one"):
+        pair.run(count_calls.address, counts.ctypes.data)
+    assert not counts.any()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyboardInterrupt()])
+def test_team_that_is_not_started_in_a_child_stays_ended_there(pair, error):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(DEADLINE)  # a team that waits for threads that are not there is killed
+        os._exit(0 if refuses_twice(pair, error) else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert run_claims(pair)
+
+
+def refuses_twice(team, error):
+    def fail(thread):
+        raise error
+
+    start, threading.Thread.start = threading.Thread.start, fail
+    with contextlib.suppress(KernelError, KeyboardInterrupt):
+        team.run(count_calls.address, 0)
+    threading.Thread.start = start
+    try:
+        team.run(count_calls.address, 0)
+    except KernelError:
+        return True
+    return False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import os
 import re
 import signal
 import threading
@@ -103,6 +105,28 @@ def test_engine_output_that_is_no_token_of_the_batch_is_named(engine, output):
     arrays = (np.ones(2, np.int32), np.arange(2, dtype=np.int32), np.zeros(2, np.int32))
     with pytest.raises(ValueError, match=exactly(f"output: expected 0 to 1, found {output}")):
         engine.forward(*arrays, [0, output])
+
+
+@pytest.mark.parametrize(
+    ("positions", "slots", "found"),
+    [
+        ([5, 4], [0, 0], "4 after 5 in slot 0"),
+        ([5, 5], [0, 0], "5 after 5 in slot 0"),
+        ([3, 4, 9, 8], [0, 0, 1, 1], "8 after 9 in slot 1"),
+        ([5, 6, 7], [0, 1, 0], "other slots between those of one"),
+    ],
+)
+def test_engine_batch_out_of_order_is_refused(engine, positions, slots, found):
+    arrays = (np.ones(len(slots)), np.array(positions), np.array(slots))
+    message = "batch: expected the tokens of one slot together, in ascending positions; found "
+    with pytest.raises(ValueError, match=exactly(message + found)):
+        engine.forward(*(array.astype(np.int32) for array in arrays), [0])
+
+
+def test_engine_batch_may_go_back_from_one_slot_to_the_next(engine):
+    positions, slots = np.array([7, 8, 0, 1]), np.array([1, 1, 0, 0])
+    arrays = (np.ones(4), positions, slots)
+    assert np.isfinite(engine.forward(*(a.astype(np.int32) for a in arrays), [3])).all()
 
 
 @pytest.mark.parametrize("lengths", [(2, 3, 3, 1), (3, 2, 3, 1), (3, 3, 4, 1), (3, 3, 3, 9)])
@@ -323,3 +347,25 @@ def test_engine_dropped_ends_its_threads(file):
     for thread in threads:
         thread.join(30)
     assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_engine_forked_in_the_middle_of_a_step_computes_right_in_the_child(file):
+    engine = Engine(file, n_ctx=640, n_threads=1)
+    text = [i % VOCAB for i in range(600)]
+    engine.evaluate(text, position=0)
+    expected = engine.evaluate([7], position=600)
+    # What another thread's fork leaves: a part of the chunks of split attention has arrived.
+    n_heads = engine.config.num_key_value_heads
+    arrivals = ctypes.c_int64 * n_heads
+    arrivals.from_address(int(engine._buffers.model[0]["arrivals"]))[:] = [1] * n_heads
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        os._exit(0 if np.array_equal(engine.evaluate([7], position=600), expected) else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    # Here nothing was forked: that the logits are wrong proves that attention was split.
+    assert not np.array_equal(engine.evaluate([7], position=600), expected)
+    engine.close()

@@ -53,6 +53,7 @@ def test_config_of_bpe_takes_what_the_file_says():
         "add_bos_token": True,
         "add_eos_token": True,
         "chat_template": "template",
+        "prefix_at_start_only": False,
     }
 
 
@@ -67,6 +68,7 @@ def test_config_of_sentencepiece_has_llamacpp_defaults():
         "add_bos_token": True,
         "add_eos_token": False,
         "chat_template": None,
+        "prefix_at_start_only": False,
     }
 
 

@@ -1,0 +1,110 @@
+"""SHA-256 of a checkpoint's files, computed while they are converted.
+
+Owns the thread that reads them a second time. It follows the conversion through the
+files, so that what it reads is mostly still in the system's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from qllama.errors import ConversionError
+
+__all__ = ["SourceHashes"]
+
+_CHUNK = 1 << 22
+# How far the hashing may run ahead: some seconds of conversion, a small part of any memory.
+_AHEAD = 1 << 28
+
+
+class SourceHashes:
+    """Context manager that hashes files on a thread of its own.
+
+    Parameters
+    ----------
+    files : sequence of Path
+    known : mapping
+        Hashes that need not be computed.
+    """
+
+    def __init__(self, files: Sequence[Path], known: Mapping[Path, str]) -> None:
+        self._hashes = dict(known)
+        self._files = [(f, f.stat().st_size) for f in files if f not in known]
+        self._total = sum(size for _, size in self._files)
+        self._done = 0
+        self._allowed = 0.0
+        self._stopped = False
+        self._error: OSError | None = None
+        self._moved = threading.Condition()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> SourceHashes:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._moved:
+            self._stopped = True
+            self._moved.notify_all()
+        self._thread.join()
+
+    def follow(self, share: float) -> None:
+        """Allow hashing up to about `share` (0 to 1) of the bytes."""
+        with self._moved:
+            self._allowed = share * self._total + _AHEAD
+            self._moved.notify_all()
+
+    def finish(self, on_progress: Callable[[int, int], None]) -> Mapping[Path, str]:
+        """Wait for the end.
+
+        Parameters
+        ----------
+        on_progress : callable
+            Told of bytes hashed, of how many.
+
+        Returns
+        -------
+        mapping
+            Lower-case hex SHA-256 by file.
+
+        Raises
+        ------
+        ConversionError
+            When a file cannot be read.
+        """
+        self.follow(1.0)
+        while self._thread.is_alive():
+            on_progress(self._done, self._total)
+            self._thread.join(0.1)
+        if self._error is not None:
+            reason = self._error.strerror or self._error
+            raise ConversionError(f"{self._error.filename}: cannot be read: {reason}")
+        on_progress(self._total, self._total)
+        return self._hashes
+
+    def _work(self) -> None:
+        try:
+            for path, _ in self._files:
+                digest = hashlib.sha256()
+                with path.open("rb") as file:
+                    while self._may_go_on() and (chunk := file.read(_CHUNK)):
+                        digest.update(chunk)
+                        self._done += len(chunk)
+                self._hashes[path] = digest.hexdigest()
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            self._error = error
+
+    def _may_go_on(self) -> bool:
+        with self._moved:
+            self._moved.wait_for(lambda: self._stopped or self._done <= self._allowed)
+            return not self._stopped

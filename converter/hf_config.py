@@ -1,0 +1,220 @@
+"""The model config that a Hugging Face `config.json` describes.
+
+Owns the families that qllama runs and what makes each its own: each key is used, known
+to change nothing, or refused by name, because a model run without what it asks for would
+be run wrongly. Reads no file.
+
+Reference: the configuration and modeling modules of transformers 5.23 for `llama`,
+`mistral`, `qwen2`, `qwen3` and `phi3`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converter import hf_rope
+from converter.fields import Fields
+from converter.hf_keys import check_all_known
+from converter.wording import quoted
+from qllama.config import ModelConfig
+from qllama.errors import ConversionError, UnsupportedModelError
+
+__all__ = ["FAMILIES", "config_from_hugging_face"]
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What a `model_type` means that no key says.
+
+    Parameters
+    ----------
+    qkv_bias : bool
+        q, k and v have biases, whatever `attention_bias` says.
+    qk_norm : bool
+        See `ModelConfig`.
+    head_dim : int or None
+        Where the key is absent; None is `hidden_size` over the number of heads.
+    window : str
+        What `sliding_window` does: `none` (there is no such thing), `always`, or `declared`,
+        only where `use_sliding_window` is true and from layer `max_window_layers` on.
+    default_window : int or None
+        Where the key is absent.
+    """
+
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    head_dim: int | None = None
+    window: str = "none"
+    default_window: int | None = None
+
+
+FAMILIES: dict[str, _Family] = {
+    "llama": _Family(),
+    "mistral": _Family(window="always", default_window=4096),
+    "qwen2": _Family(qkv_bias=True, window="declared", default_window=4096),
+    "qwen3": _Family(qk_norm=True, head_dim=128, window="declared", default_window=4096),
+    "phi3": _Family(window="always"),
+}
+"""By `model_type`; `llama` covers Llama 1 to 3.3, TinyLlama, SmolLM, Yi and their kin."""
+
+_USED = hf_rope.KEYS | {
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+    "sliding_window",
+    "use_sliding_window",
+    "max_window_layers",
+    "layer_types",
+}
+
+_SILU = ("silu", "swish")
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_LAYERS_DIFFER = "layers that differ from each other are not supported"
+# Of `max_window_layers`, in both families of Qwen.
+_DEFAULT_FIRST_WINDOW = 28
+
+
+def config_from_hugging_face(
+    where: Path, values: Mapping[str, Any], names: Collection[str]
+) -> ModelConfig:
+    """Build the config of a model.
+
+    Parameters
+    ----------
+    where : Path
+        The file, for messages.
+    values : mapping
+        What `config.json` holds.
+    names : collection of str
+        The checkpoint's tensors in Hugging Face's names, with or without `model.`: they tell
+        what no key does, biases and a head that is missing because it is tied.
+
+    Raises
+    ------
+    UnsupportedModelError
+        For a family, key or value that qllama does not compute; names it.
+    ConversionError
+        For a key that is missing, of the wrong type, or at odds with the tensors.
+    """
+    config = Fields(where, values)
+    model_type = config.text("model_type")
+    family = FAMILIES.get(model_type)
+    if family is None:
+        config.refuse("model_type", f"qllama runs {', '.join(FAMILIES)}")
+    _check_architecture(config)
+    check_all_known(config, _USED)
+    hidden_size = config.integer("hidden_size")
+    layers = config.integer("num_hidden_layers")
+    heads = config.integer("num_attention_heads")
+    if layers > len(names):
+        # Before anything loops over layers that are not there.
+        raise ConversionError(
+            f"{where}: num_hidden_layers = {layers}, but the checkpoint has only {len(names)} "
+            "tensors"
+        )
+    activation = config.text("hidden_act", "silu")
+    theta, scaling = hf_rope.rope_from_hugging_face(config)
+    tied = config.flag("tie_word_embeddings", False) or "lm_head.weight" not in names
+    fields = {
+        "model_type": model_type,
+        "vocab_size": config.integer("vocab_size"),
+        "hidden_size": hidden_size,
+        "intermediate_size": config.integer("intermediate_size"),
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": config.integer("num_key_value_heads", heads),
+        "head_dim": _head_dim(config, family, hidden_size, heads),
+        "max_position_embeddings": config.integer("max_position_embeddings"),
+        "rms_norm_eps": config.number("rms_norm_eps"),
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "tie_word_embeddings": tied,
+        "attention_bias": _has_biases(
+            config, names, "attention_bias", "self_attn.q_proj.bias", family.qkv_bias
+        ),
+        "attention_output_bias": _has(names, "self_attn.o_proj.bias"),
+        "mlp_bias": _has_biases(config, names, "mlp_bias", "mlp.gate_proj.bias"),
+        "qk_norm": family.qk_norm,
+        "sliding_window": _sliding_window(config, family, layers),
+        "hidden_act": "silu" if activation in _SILU else activation,
+    }
+    try:
+        return ModelConfig.from_dict(fields)
+    except UnsupportedModelError as e:
+        raise UnsupportedModelError(f"{where}: {e}") from None
+
+
+def _check_architecture(config: Fields) -> None:
+    """Refuse a classifier, an embedder and the like: their `model_type` is the same."""
+    named = config.values.get("architectures", [])
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        config.mistyped("architectures", "a list of names")
+    if named and not any(name.endswith("ForCausalLM") for name in named):
+        config.refuse("architectures", "expected a model that generates text, ...ForCausalLM")
+
+
+def _head_dim(config: Fields, family: _Family, hidden_size: int, heads: int) -> int:
+    if heads < 1:
+        config.refuse("num_attention_heads", "expected at least 1")
+    default = family.head_dim
+    if default is None and "head_dim" not in config and hidden_size % heads:
+        config.refuse("num_attention_heads", f"does not divide hidden_size {hidden_size}")
+    return config.integer("head_dim", default or hidden_size // heads)
+
+
+def _has(names: Collection[str], suffix: str) -> bool:
+    return any(name.endswith(f".{suffix}") for name in names)
+
+
+def _has_biases(
+    config: Fields, names: Collection[str], key: str, suffix: str, always: bool = False
+) -> bool:
+    """Whether there are biases; that the key and the tensors disagree is an error."""
+    found = _has(names, suffix)
+    expected = always or config.flag(key, False)
+    if found != expected:
+        raise ConversionError(
+            f"{config.where}: {key} = {quoted(config.values.get(key))}: expected "
+            f"{'' if expected else 'no '}tensors ...{suffix} in this model, found "
+            f"{'some' if found else 'none'}"
+        )
+    return found
+
+
+def _sliding_window(config: Fields, family: _Family, layers: int) -> int | None:
+    """Return the window that all layers have, None where they see everything."""
+    default = None if config.is_null("sliding_window") else family.default_window
+    window = None
+    if "sliding_window" in config or default is not None:
+        window = config.integer("sliding_window", default)
+    kinds = config.values.get("layer_types", [])
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        config.mistyped("layer_types", "a list of names")
+    if family.window == "declared":
+        first = config.integer("max_window_layers", _DEFAULT_FIRST_WINDOW)
+        if not config.flag("use_sliding_window", False):
+            window = None
+        elif kinds:
+            window = None if set(kinds) == {_FULL} else window
+        elif first >= layers:
+            window = None
+        elif first > 0:
+            config.refuse("max_window_layers", _LAYERS_DIFFER)
+    elif family.window == "none" and window is not None:
+        config.refuse("sliding_window", f"models of the type {config.text('model_type')} have none")
+    if kinds and set(kinds) != {_FULL if window is None else _SLIDING}:
+        config.refuse("layer_types", _LAYERS_DIFFER)
+    return window

@@ -1,0 +1,209 @@
+"""The checkpoint formats: which one a path is, and what opens it.
+
+Owns the table and the detection, by names and first bytes. The modules that read a
+format are imported when a path of that format is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from converter.sources.base import CheckpointSource
+from converter.sources.options import SourceOptions
+from converter.wording import shown
+from qllama.errors import ConversionError
+from qllama.format.spec import MAGIC
+
+__all__ = ["FORMATS", "Format", "open_source"]
+
+_GGUF_MAGIC = b"GGUF"
+_ADAPTER = "adapter_"
+_LISTED = 6
+
+
+@dataclass(frozen=True)
+class Format:
+    """One checkpoint format.
+
+    Parameters
+    ----------
+    description : str
+        One line for lists of formats.
+    module : str
+        In `converter.sources`; its `open_checkpoint(path, options)` opens a checkpoint.
+    matches : callable
+        Whether a path, to a file or directory that exists, looks like this format.
+    takes : tuple of str
+        Fields of `SourceOptions` that it makes use of, beside `format`.
+    """
+
+    description: str
+    module: str
+    matches: Callable[[Path], bool]
+    takes: tuple[str, ...] = ()
+
+    def open(self, path: Path, options: SourceOptions) -> CheckpointSource:
+        """Open a checkpoint; imports the module.
+
+        Parameters
+        ----------
+        path : Path
+            File or directory.
+        options : SourceOptions
+            What the user says of it.
+
+        Raises
+        ------
+        ConversionError, UnsupportedModelError
+            When it is damaged, incomplete or not a model that qllama runs.
+        """
+        module = import_module(f"converter.sources.{self.module}")
+        source: CheckpointSource = module.open_checkpoint(path, options)
+        return source
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.is_file() and (path.suffix.lower() == ".gguf" or _begins_with(path, _GGUF_MAGIC))
+
+
+def _is_hugging_face(path: Path) -> bool:
+    if path.is_dir():
+        # Mistral's repositories hold the same weights a second time, in Meta's names.
+        others = ("consolidated", _ADAPTER)
+        return any(not name.startswith(others) for name in _names(path, "*.safetensors"))
+    return path.name.endswith((".safetensors", ".safetensors.index.json"))
+
+
+def _is_pytorch(path: Path) -> bool:
+    if path.is_dir():
+        return bool(_names(path, "pytorch_model*.bin"))
+    return path.name.endswith((".bin", ".bin.index.json"))
+
+
+def _is_meta(path: Path) -> bool:
+    if path.is_dir():
+        return bool(_names(path, "consolidated*"))
+    return path.name.startswith("consolidated") or path.suffix == ".pth"
+
+
+def _is_mindspore(path: Path) -> bool:
+    return bool(_names(path, "*.ckpt")) if path.is_dir() else path.suffix == ".ckpt"
+
+
+# A directory is the first that it matches: published repositories repeat the same weights in
+# several formats, and these come in the order in which they are the least trouble.
+FORMATS: dict[str, Format] = {
+    "gguf": Format("GGUF files (llama.cpp)", "gguf", _is_gguf),
+    "huggingface": Format(
+        "Hugging Face repositories with safetensors files",
+        "huggingface",
+        _is_hugging_face,
+        ("config", "tokenizer"),
+    ),
+    "pytorch": Format(
+        "Hugging Face repositories with pytorch_model*.bin files",
+        "pytorch",
+        _is_pytorch,
+        ("config", "tokenizer"),
+    ),
+    "meta": Format(
+        "Meta's releases: consolidated.*.pth with params.json",
+        "meta",
+        _is_meta,
+        ("config", "tokenizer"),
+    ),
+    "mindspore": Format(
+        "MindSpore .ckpt files with MindFormers' names",
+        "mindspore",
+        _is_mindspore,
+        ("config", "tokenizer", "rope_layout"),
+    ),
+}
+
+_FLAGS = {"config": "--config", "tokenizer": "--tokenizer", "rope_layout": "--rope-layout"}
+
+
+def open_source(path: Path, options: SourceOptions | None = None) -> CheckpointSource:
+    """Open a checkpoint of whatever format it is.
+
+    Parameters
+    ----------
+    path : Path
+        File or directory.
+    options : SourceOptions or None
+        Its `format`, where given, is not questioned.
+
+    Raises
+    ------
+    ConversionError
+        When no format fits (says what the path is), an option is of no use for the
+        format, or the checkpoint is damaged or incomplete.
+    UnsupportedModelError
+        When the model needs what qllama does not compute.
+    """
+    options = options or SourceOptions()
+    try:
+        path.stat()
+    except OSError as e:
+        raise ConversionError(f"{path}: cannot be read: {e.strerror or e}") from e
+    name = _detected(path) if options.format is None else options.format
+    found = FORMATS.get(name)
+    if found is None:
+        raise ConversionError(f"--from: expected one of {', '.join(FORMATS)}, found {name!r}")
+    for field, flag in _FLAGS.items():
+        if getattr(options, field) is not None and field not in found.takes:
+            raise ConversionError(f"{path}: {flag} is of no use for the format {name}")
+    return found.open(path, options)
+
+
+def _detected(path: Path) -> str:
+    for name, format in FORMATS.items():
+        if format.matches(path):
+            return name
+    raise ConversionError(
+        f"{path}: {_described(path)}; qllama converts "
+        + ", ".join(f.description for f in FORMATS.values())
+        + " (--from FORMAT, if this is one of them under an unusual name)"
+    )
+
+
+def _described(path: Path) -> str:
+    """What a path is that no format matches."""
+    if not path.is_dir():
+        start = _start(path)
+        if start == MAGIC:
+            return "a .qlm file already"
+        return f"not a checkpoint that qllama knows; the file begins with {start!r}"
+    names = sorted(entry.name for entry in path.iterdir())
+    ggufs = [name for name in names if name.lower().endswith(".gguf")]
+    if ggufs:
+        return f"a directory of GGUF files; give the path of one, such as {shown(ggufs[0])}"
+    if any(name.startswith(_ADAPTER) for name in names):
+        return "a LoRA adapter, which is no model; give its base model, and this as --lora"
+    if not names:
+        return "an empty directory"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return (
+        "a directory without a checkpoint that qllama knows; it holds "
+        + ", ".join(shown(name) for name in names[:_LISTED])
+        + more
+    )
+
+
+def _names(directory: Path, pattern: str) -> list[str]:
+    return [entry.name for entry in directory.glob(pattern)]
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    return _start(path).startswith(magic)
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(8)
+    except OSError as e:
+        raise ConversionError(f"{path}: cannot be read: {e.strerror or e}") from e

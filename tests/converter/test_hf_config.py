@@ -1,0 +1,363 @@
+"""`config.json` to ModelConfig: every key used, harmless, or refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_hf import LLAMA, config_of, shapes_of
+
+from converter.hf_config import FAMILIES, config_from_hugging_face
+from qllama.config import ModelConfig, RopeScaling
+from qllama.errors import ConversionError, UnsupportedModelError
+
+PATH = Path("config.json")
+
+
+def config(*without: str, names=None, **changes) -> ModelConfig:
+    """Read LLAMA's values, changed, without some keys; `names` default to those that fit."""
+    values = {key: value for key, value in config_of(**changes).items() if key not in without}
+    if names is None:
+        names = shapes_of(config_of(**changes))
+    return config_from_hugging_face(PATH, values, names)
+
+
+def test_hf_config_minimal_llama_takes_the_defaults_of_transformers():
+    found = config("num_key_value_heads", "rope_theta", "tie_word_embeddings", "hidden_act")
+    assert found == ModelConfig(
+        model_type="llama",
+        vocab_size=270,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=16,
+        max_position_embeddings=128,
+        rms_norm_eps=1e-5,
+    )
+
+
+def test_hf_config_every_used_key_reaches_its_field():
+    found = config(
+        head_dim=32,
+        hidden_act="swish",
+        rope_theta=5e5,
+        tie_word_embeddings=True,
+        attention_bias=True,
+        mlp_bias=True,
+    )
+    assert (found.num_key_value_heads, found.head_dim, found.hidden_act) == (2, 32, "silu")
+    assert (found.rope_theta, found.tie_word_embeddings) == (5e5, True)
+    assert found.attention_bias
+    assert found.attention_output_bias
+    assert found.mlp_bias
+
+
+def test_hf_config_null_is_the_same_as_absent():
+    nulls = dict.fromkeys(("head_dim", "num_key_value_heads", "rope_scaling", "mlp_bias", "new"))
+    assert config(**nulls, names=shapes_of(LLAMA)) == config("num_key_value_heads")
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        ("llama", {}),
+        ("mistral", {"sliding_window": 4096}),
+        ("qwen2", {"attention_bias": True}),
+        ("qwen3", {"qk_norm": True, "head_dim": 128}),
+        ("phi3", {}),
+    ],
+)
+def test_hf_config_family_says_what_no_key_does(family, expected):
+    values = ModelConfig.to_dict(config(model_type=family))
+    plain = config().to_dict() | {"model_type": family}
+    assert {key: value for key, value in values.items() if value != plain[key]} == expected
+
+
+def test_hf_config_families_are_all_tested():
+    assert set(FAMILIES) == {"llama", "mistral", "qwen2", "qwen3", "phi3"}
+
+
+def test_hf_config_missing_head_is_tied():
+    names = [name for name in shapes_of(LLAMA) if name != "lm_head.weight"]
+    assert config(names=names).tie_word_embeddings
+
+
+LLAMA_3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LLAMA_3_SCALING = RopeScaling("llama3", 8.0, 1.0, 4.0, 64)
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize(
+    ("changes", "theta", "expected"),
+    [
+        ({}, 10000.0, None),
+        ({"rope_scaling": {}}, 10000.0, None),
+        ({"rope_scaling": {"type": "default"}}, 10000.0, None),
+        ({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, 5e5, None),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, 10000.0, RopeScaling("linear", 2.0)),
+        ({"rope_scaling": {**LLAMA_3, "rope_type": "llama3"}}, 10000.0, LLAMA_3_SCALING),
+        ({"rope_scaling": {**LLAMA_3, "type": "llama3"}}, 10000.0, LLAMA_3_SCALING),
+        (
+            {"rope_parameters": {**LLAMA_3, "rope_type": "llama3", "rope_theta": 5e5}},
+            5e5,
+            LLAMA_3_SCALING,
+        ),
+        (
+            {
+                "rope_scaling": {**LLAMA_3, "rope_type": "llama3"},
+                "original_max_position_embeddings": 32,
+            },
+            10000.0,
+            RopeScaling("llama3", 8.0, 1.0, 4.0, 32),
+        ),
+        (
+            {"rope_scaling": YARN},
+            10000.0,
+            RopeScaling("yarn", 4.0, original_max_position_embeddings=32),
+        ),
+        (
+            {"rope_scaling": {**YARN, "attention_factor": 0.5, "beta_fast": 16, "beta_slow": 2}},
+            10000.0,
+            RopeScaling(
+                "yarn",
+                4.0,
+                original_max_position_embeddings=32,
+                attention_factor=0.5,
+                beta_fast=16,
+                beta_slow=2,
+            ),
+        ),
+        (
+            # Equal scales cancel (DeepSeek's spelling of "no amplitude").
+            {"rope_scaling": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}},
+            10000.0,
+            RopeScaling("yarn", 4.0, original_max_position_embeddings=32, attention_factor=1.0),
+        ),
+        (
+            {"rope_scaling": {**YARN, "factor": None}},
+            10000.0,
+            RopeScaling("yarn", 4.0, original_max_position_embeddings=32),
+        ),
+    ],
+)
+def test_hf_config_rotary_embedding_is_read_in_both_spellings(changes, theta, expected):
+    found = config(**changes)
+    assert (found.rope_theta, found.rope_scaling) == (theta, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0]}}, "rope_scaling.type"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_scaling.rope_type"),
+        ({"rope_parameters": {"full_attention": {}}}, "rope_parameters.full_attention"),
+        ({"rope_parameters": {"mrope_section": [16, 24]}}, "rope_parameters.mrope_section"),
+        ({"rope_scaling": {**YARN, "truncate": False}}, "rope_scaling.truncate"),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            "rope_parameters.partial_rotary_factor",
+        ),
+    ],
+)
+def test_hf_config_other_rotary_embedding_is_refused_by_name(changes, field):
+    with pytest.raises(UnsupportedModelError, match=rf"^config\.json: {field} = "):
+        config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("rope", "complaint"),
+    [
+        ({"type": "linear"}, "rope_scaling.factor is missing"),
+        ({"type": "linear", "factor": "2"}, "rope_scaling.factor: expected a finite number"),
+        ({**LLAMA_3, "type": "llama3", "low_freq_factor": None}, "low_freq_factor is missing"),
+        ({**YARN, "original_max_position_embeddings": 0}, "expected at least 1, found 0"),
+        ("yarn", "rope_scaling: expected an object, found 'yarn'"),
+    ],
+)
+def test_hf_config_malformed_rotary_embedding_is_refused(rope, complaint):
+    with pytest.raises(ConversionError, match=complaint):
+        config(rope_scaling=rope)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "window"),
+    [
+        ("llama", {"sliding_window": None}, None),
+        ("mistral", {"sliding_window": 1000}, 1000),
+        ("mistral", {"sliding_window": None}, None),
+        ("mistral", {"sliding_window": None, "layer_types": ["full_attention"] * 2}, None),
+        ("phi3", {"sliding_window": 2047}, 2047),
+        ("qwen2", {"sliding_window": 64}, None),
+        ("qwen2", {"sliding_window": 64, "use_sliding_window": False}, None),
+        ("qwen2", {"sliding_window": 64, "use_sliding_window": True}, None),
+        (
+            "qwen2",
+            {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 2},
+            None,
+        ),
+        ("qwen3", {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 0}, 64),
+        (
+            "qwen3",
+            {
+                "sliding_window": 64,
+                "use_sliding_window": True,
+                "layer_types": ["sliding_attention"] * 2,
+            },
+            64,
+        ),
+        (
+            "qwen3",
+            {
+                "sliding_window": 64,
+                "use_sliding_window": True,
+                "max_window_layers": 0,
+                "layer_types": ["full_attention"] * 2,
+            },
+            None,
+        ),
+    ],
+)
+def test_hf_config_sliding_window_is_what_the_family_makes_of_it(family, changes, window):
+    assert config(model_type=family, **changes).sliding_window == window
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "field"),
+    [
+        ("llama", {"sliding_window": 4096}, "sliding_window"),
+        ("llama", {"layer_types": ["sliding_attention"] * 2}, "layer_types"),
+        ("mistral", {"layer_types": ["full_attention"] * 2}, "layer_types"),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "max_window_layers": 1},
+            "max_window_layers",
+        ),
+        (
+            "qwen3",
+            {
+                "use_sliding_window": True,
+                "layer_types": ["full_attention", "sliding_attention"],
+            },
+            "layer_types",
+        ),
+    ],
+)
+def test_hf_config_window_of_some_layers_is_refused_by_name(family, changes, field):
+    with pytest.raises(UnsupportedModelError, match=rf"^config\.json: {field} = "):
+        config(model_type=family, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_type": "gemma2"},
+        {"model_type": "mixtral"},
+        {"architectures": ["LlamaForSequenceClassification"]},
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        {"quantization": {"group_size": 64, "bits": 4}},
+        {"partial_rotary_factor": 0.75},
+        {"rope_interleaved": True},
+        {"is_encoder_decoder": True},
+        {"is_causal": False},
+        {"attn_logit_softcapping": 50.0},
+        {"num_local_experts": 8},
+        {"something_new": 0.5},
+    ],
+)
+def test_hf_config_what_would_change_results_is_refused_with_its_value(changes):
+    ((field, value),) = changes.items()
+    with pytest.raises(UnsupportedModelError) as caught:
+        config(**changes, names=shapes_of(LLAMA))
+    assert str(caught.value).startswith(f"config.json: {field} = {value!r}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_hf_config_what_changes_nothing_is_accepted():
+    harmless = {
+        "_name_or_path": "somewhere",
+        "attention_dropout": 0.1,
+        "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"},
+        "dtype": "bfloat16",
+        "initializer_range": 0.02,
+        "is_causal": True,
+        "partial_rotary_factor": 1.0,
+        "pretraining_tp": 2,
+        "rope_interleaved": False,
+        "something_new": False,
+        "temperature": 0.6,
+        "transformers_version": "4.31.0",
+        "use_cache": True,
+        "use_mrope": False,
+    }
+    assert config(**harmless) == config()
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "model_type",
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "max_position_embeddings",
+        "rms_norm_eps",
+    ],
+)
+def test_hf_config_missing_field_is_named(field):
+    with pytest.raises(ConversionError, match=rf"^config\.json: {field} is missing$"):
+        config(field)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"hidden_size": "64"}, "hidden_size: expected an integer, found '64'"),
+        ({"hidden_size": True}, "hidden_size: expected an integer, found True"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps: expected a finite number"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings: expected true or false"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures: expected a list of names"),
+        ({"layer_types": "full_attention"}, "layer_types: expected a list of names"),
+        ({"layer_types": [["full_attention"]]}, "layer_types: expected a list of names"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000, but .* only 21 tensors"),
+        ({"attention_bias": True}, "attention_bias = True: expected tensors"),
+        ({"model_type": "qwen2"}, r"attention_bias = None: expected tensors .*q_proj\.bias"),
+    ],
+)
+def test_hf_config_malformed_field_is_one_clear_line(changes, complaint):
+    with pytest.raises(ConversionError, match=rf"^config\.json: {complaint}"):
+        config(**changes, names=shapes_of(LLAMA))
+
+
+def test_hf_config_biases_that_no_key_declares_are_refused():
+    names = [*shapes_of(LLAMA), "model.layers.0.mlp.gate_proj.bias"]
+    with pytest.raises(ConversionError, match="mlp_bias = None: expected no tensors"):
+        config(names=names)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_attention_heads": 0},
+        {"num_attention_heads": 5},
+        {"num_key_value_heads": 3},
+        {"vocab_size": 2**40},
+        {"hidden_size": -64},
+        {"hidden_act": "gelu"},
+        {"rms_norm_eps": 0},
+        {"head_dim": 15},
+        {"rope_scaling": {"type": "linear", "factor": -2.0}},
+    ],
+)
+def test_hf_config_absurd_value_is_refused_with_the_file_s_name(changes):
+    with pytest.raises(UnsupportedModelError, match=r"^config\.json: \S") as caught:
+        config(**changes, names=shapes_of(LLAMA))
+    assert next(iter(changes)).split("_")[0] in str(caught.value)
