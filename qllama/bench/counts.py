@@ -12,16 +12,35 @@ one), and four for each query value and position seen (scores and outputs).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol
 
 from qllama.bench.plan import Test
+from qllama.config import ModelConfig
 from qllama.format import QlmFile
 from qllama.kernels.kv_layout import CHUNK, KV_TYPES, chunk_bytes
 from qllama.quant.types import BLOCK
 from qllama.tensors import EMBEDDING, HEAD
 
-__all__ = ["ModelCounts"]
+__all__ = ["ModelCounts", "StoredTensor"]
+
+
+class StoredTensor(Protocol):
+    """What counting needs to know of a tensor."""
+
+    @property
+    def name(self) -> str:
+        """Hugging Face's."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n,) or (rows, k)."""
+
+    @property
+    def n_bytes(self) -> int:
+        """As it is stored, padding included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +82,34 @@ class ModelCounts:
         kv_type : str
             What keys and values are held in, one of `kv_layout.KV_TYPES`.
         """
-        config, tensors = file.config, file.tensors
+        return cls.of_tensors(file.config, file.tensors.values(), kv_type)
+
+    @classmethod
+    def of_tensors(
+        cls, config: ModelConfig, tensors: Iterable[StoredTensor], kv_type: str
+    ) -> ModelCounts:
+        """Count tensors that need not be in a file yet.
+
+        Parameters
+        ----------
+        config : ModelConfig
+        tensors : iterable of StoredTensor
+            All that `qllama.tensors.expected_shapes` lists.
+        kv_type : str
+            As in `of`.
+        """
+        tensors = list(tensors)
         head = EMBEDDING if config.tie_word_embeddings else HEAD
-        read = [t for t in tensors.values() if t.name == head or t.name != EMBEDDING]
+        read = [t for t in tensors if t.name == head or t.name != EMBEDDING]
         layers = [t for t in read if t.name != head and len(t.shape) == 2]
         head_size = -(-config.head_dim // BLOCK) * BLOCK
         head_bytes = chunk_bytes(KV_TYPES.index(kv_type), head_size) // CHUNK
         return cls(
-            n_bytes=sum(t.n_bytes for t in tensors.values()),
-            n_params=sum(prod(t.shape) for t in tensors.values()),
+            n_bytes=sum(t.n_bytes for t in tensors),
+            n_params=sum(prod(t.shape) for t in tensors),
             step_bytes=sum(t.n_bytes for t in read),
             layer_weights=sum(prod(t.shape) for t in layers),
-            head_weights=prod(tensors[head].shape),
+            head_weights=sum(prod(t.shape) for t in tensors if t.name == head),
             kv_bytes=2 * config.num_hidden_layers * config.num_key_value_heads * head_bytes,
             attention_ops=4 * config.num_hidden_layers * config.q_dim,
             sliding_window=config.sliding_window,
