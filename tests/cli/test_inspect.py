@@ -1,130 +1,111 @@
-"""`qllama inspect`: the facts of a tiny file, in every format."""
+"""`qllama inspect`: files and checkpoints, in every format."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
-from tiny_qlm import CONFIG, SPECS
+from gguf import GGMLQuantizationType as Ggml
+from tiny_gguf import write_gguf
+from tiny_qlm import SPECS
 
-from qllama.cli.inspection.facts import gather_facts, part_of
-from qllama.cli.inspection.tables import human_size
-from qllama.format.reader import QlmFile
+from qllama.cli import inspect as inspect_module
 
 
 @pytest.fixture
-def facts(tiny_qlm):
-    with QlmFile.open(tiny_qlm) as file:
-        return gather_facts(file)
+def inspect(run):
+    """Run `qllama inspect` without measuring this machine."""
+
+    def invoke(*arguments):
+        return run("inspect", "--no-speed", *map(str, arguments))
+
+    return invoke
 
 
-def test_facts_need_the_header_only(tiny_qlm, monkeypatch):
-    blob = property(lambda file: pytest.fail("reads the tokenizer"))
-    with QlmFile.open(tiny_qlm) as file:
-        n_bytes = len(file.tokenizer_blob)
-        monkeypatch.setattr(QlmFile, "tokenizer_blob", blob)
-        assert gather_facts(file).tokenizer["blob_n_bytes"] == n_bytes
+def section(text, title):
+    """Lines of the section `title` of a table."""
+    lines = text.splitlines()
+    start = lines.index(title) + 1
+    end = lines.index("", start) if "" in lines[start:] else len(lines)
+    return lines[start:end]
 
 
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [
-        ("model.embed_tokens.weight", "embeddings"),
-        ("model.layers.3.self_attn.q_proj.weight", "attention"),
-        ("model.layers.3.self_attn.k_proj.bias", "attention"),
-        ("model.layers.3.self_attn.q_norm.weight", "norms"),
-        ("model.layers.3.mlp.down_proj.weight", "MLP"),
-        ("model.layers.3.post_attention_layernorm.weight", "norms"),
-        ("model.norm.weight", "norms"),
-        ("lm_head.weight", "head"),
-        ("model.rope_divisors", "other"),
-    ],
-)
-def test_part_of_tensor_name(name, part):
-    assert part_of(name) == part
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1536, "1.5 KiB"),
-        (2**20, "1.0 MiB"),
-        (5 * 2**40, "5120.0 GiB"),
-    ],
-)
-def test_human_size_chooses_the_unit(n_bytes, text):
-    assert human_size(n_bytes) == text
-
-
-def test_facts_count_parameters_of_each_part(facts):
-    parts = {part.name: part for part in facts.parts}
-    assert {name: part.parameters for name, part in parts.items()} == {
-        "embeddings": 258 * 32,
-        "attention": 32 * 32 * 2 + 16 * 32 * 2,
-        "MLP": 3 * 64 * 32,
-        "norms": 3 * 32,
-        "total": 258 * 32 + 3072 + 6144 + 96,
-    }
-    assert parts["total"].types == ("f32", "q4", "q8_0")
-    # q4 of 32 columns: 288 bytes a block and 128 a tile of 16 rows x 32 weights.
-    assert parts["attention"].bits_per_weight == 8 * (288 + 128) / (16 * 32)
-
-
-def test_facts_kv_bytes_are_two_f16_vectors_a_layer(facts):
-    assert facts.kv_n_bytes_per_token == 2 * 2 * CONFIG.num_hidden_layers * CONFIG.kv_dim
-
-
-def test_inspect_json_holds_the_facts(run, tiny_qlm):
-    result = run("inspect", str(tiny_qlm), "--format", "json")
-    data = json.loads(result.stdout)
+def test_inspect_json_holds_the_facts(inspect, tiny_qlm):
+    data = json.loads(inspect(tiny_qlm, "--format", "json").stdout)
     assert data["config"]["num_hidden_layers"] == 1
     assert data["file_n_bytes"] == tiny_qlm.stat().st_size
     assert data["tokenizer"]["eos_token_ids"] == [257]
     assert data["provenance"]["source"] == "tiny.gguf"
+    assert data["machine"]["read_gb_s"] is None
     assert "tensors" not in data
 
 
-def test_inspect_json_lists_tensors_on_request(run, tiny_qlm):
-    data = json.loads(run("inspect", str(tiny_qlm), "--format", "JSON", "--tensors").stdout)
+def test_inspect_json_lists_tensors_on_request(inspect, tiny_qlm):
+    data = json.loads(inspect(tiny_qlm, "--format", "JSON", "--tensors").stdout)
     assert [tensor["name"] for tensor in data["tensors"]] == [spec.name for spec in SPECS]
     assert data["tensors"][0]["shape"] == [258, 32]
 
 
-def test_inspect_table_aligns_columns(run, tiny_qlm):
-    lines = run("inspect", str(tiny_qlm)).stdout.splitlines()
-    start = lines.index("Weights")
-    assert lines[start + 1] == "  part        parameters  size      bits/weight  types"
-    assert lines[start + 2] == "  embeddings  8,256       9.0 KiB   8.96         q8_0"
-    assert "  hidden_size              32" in lines
-    assert "  rms_norm_eps             1e-05" in lines
-    assert "Tensors" not in lines
+def test_inspect_table_shows_the_tree_the_parts_and_the_costs(inspect, tiny_qlm):
+    text = inspect(tiny_qlm).stdout
+    assert "  with the head apart  25,824: it is tied to the embedding" in section(text, "Model")
+    assert "  attention            4 query heads on 2 KV heads of 8, 2 on each (GQA)" in text
+    assert section(text, "Modules")[:4] == [
+        "  module                           shape  parameters   share  type",
+        "  llama                                       17,568  100.0%  f32 q4 q8_0",
+        "  ├ embed_tokens                258 x 32       8,256   47.0%  q8_0",
+        "  ├ layers.0                                   9,280   52.8%  f32 q4",
+    ]
+    assert section(text, "Modules")[-1].split() == ["└", "norm", "32", "32", "0.2%", "f32"]
+    assert section(text, "Weights")[0].split() == [
+        *("part", "parameters", "share", "a", "layer", "size", "bits/weight", "types")
+    ]
+    assert section(text, "To run")[1].split()[:3] == ["q4", "7.68", "128"]
+    assert "tokens/s" not in text
+    assert "  hidden_size              32" in section(text, "Hyperparameters")
+    assert "  rms_norm_eps             1e-05" in text
+    assert "Tensors" not in text.splitlines()
 
 
-def test_inspect_table_lists_tensors_on_request(run, tiny_qlm):
-    lines = run("inspect", str(tiny_qlm), "--tensors").stdout.splitlines()
-    rows = lines[lines.index("Tensors") + 2 :]
+def test_inspect_table_lists_tensors_on_request(inspect, tiny_qlm):
+    rows = section(inspect(tiny_qlm, "--tensors").stdout, "Tensors")[1:]
     assert len(rows) == len(SPECS)
     assert rows[0].split() == [
-        "model.embed_tokens.weight",
-        "q8_0",
-        "258",
-        "x",
-        "32",
-        "tile16",
-        "9,248",
+        *("model.embed_tokens.weight", "q8_0", "258", "x", "32", "tile16", "9,248")
     ]
 
 
-def test_inspect_markdown_is_made_of_tables(run, tiny_qlm):
-    text = run("inspect", str(tiny_qlm), "--format", "markdown", "--tensors").stdout
-    assert "## Weights\n\n| part | parameters | size | bits/weight | types |\n| --- | --- " in text
+def test_inspect_speed_is_estimated_from_what_was_just_measured(run, tiny_qlm, monkeypatch):
+    measured = []
+    monkeypatch.setattr(
+        inspect_module, "_read_gb_s", lambda n_threads: measured.append(n_threads) or 12.5
+    )
+    text = run("inspect", str(tiny_qlm), "-t", "3").stdout
+    assert measured == [3]
+    assert "3 threads have just read memory at 12.5 GB/s" in text
+    assert section(text, "To run")[0].endswith("tokens/s  at the end")
+
+
+def test_inspect_context_is_the_one_asked_for(inspect, tiny_qlm):
+    data = json.loads(inspect(tiny_qlm, "--format", "json", "-c", "100").stdout)
+    assert [run["n_ctx"] for run in data["runs"]] == [100]
+    refused = inspect(tiny_qlm, "-c", "129")
+    assert refused.exit_code == 1
+    assert refused.stderr.endswith("to 128 tokens, found 129\n")
+
+
+def test_inspect_markdown_is_made_of_tables(inspect, tiny_qlm):
+    text = inspect(tiny_qlm, "--format", "markdown", "--tensors").stdout
+    assert "## Weights\n\n| part | parameters | share | a layer |" in text
+    assert "| &nbsp;&nbsp;&nbsp;&nbsp;- q_proj | 32 x 32 | 1,024 | 5.8% | q4 |" in text
     assert text.count("\n| model.") == len(SPECS)
 
 
-def test_inspect_mermaid_draws_the_forward_pass(run, tiny_qlm):
-    text = run("inspect", str(tiny_qlm), "--format", "mermaid").stdout
+def test_inspect_mermaid_draws_the_forward_pass(inspect, tiny_qlm):
+    text = inspect(tiny_qlm, "--format", "mermaid").stdout
     assert text.startswith("flowchart TD\n")
     assert 'subgraph block["decoder block, 1 times"]' in text
     assert "4 query, 2 KV heads of 8" in text
@@ -132,10 +113,80 @@ def test_inspect_mermaid_draws_the_forward_pass(run, tiny_qlm):
     assert text.count('["') + text.count("[(") == text.count('"]') + text.count(")]")
 
 
-def test_inspect_bad_file_is_one_line(run, tmp_path):
+def test_inspect_checkpoint_is_shown_as_it_is_and_as_it_would_become(inspect, tmp_path):
+    path = write_gguf(tmp_path / "model.gguf", arch="qwen2", tied=False, matrices=Ggml.Q5_0)
+    text = inspect(path).stdout
+    assert "  format              gguf" in section(text, "Model")
+    modules = section(text, "Modules")
+    rows = [line.split("  ") for line in modules]
+    cells = [[cell.strip() for cell in row if cell] for row in rows]
+    assert ["├ layers.0-1", "2 times", "590,848", "89.5%", "F32 Q5_0"] in cells
+    assert ["│ │ ├ q_proj", "256 x 256 + bias", "65,792", "10.0%", "F32 Q5_0"] in cells
+    runs = section(text, "To run, once converted")
+    assert [line.split()[0] for line in runs[1:4]] == ["q4", "q8", "f16"]
+    assert "  kind                  tokenizers" in section(text, "Tokenizer")
+    assert not list(tmp_path.glob("*.qlm"))
+
+
+def test_inspect_checkpoint_expand_shows_every_layer(inspect, tmp_path):
+    path = write_gguf(tmp_path / "model.gguf")
+    text = inspect(path, "--expand").stdout
+    assert "  ├ layers.0 " in text
+    assert "  ├ layers.1 " in text
+    assert "layers.0-1" not in text
+
+
+def test_inspect_checkpoint_takes_what_the_user_says_of_it(inspect, tmp_path):
+    path = write_gguf(tmp_path / "model.gguf")
+    result = inspect(path, "--from", "gguf", "--config", "config.json")
+    assert result.exit_code == 1
+    assert result.stderr == (f"qllama: error: {path}: --config is of no use for the format gguf\n")
+
+
+def test_inspect_file_needs_nothing_said_of_it(inspect, tiny_qlm):
+    result = inspect(tiny_qlm, "--from", "gguf")
+    assert result.exit_code == 2
+    assert f"are for checkpoints, found {tiny_qlm}." in result.stderr
+
+
+def test_inspect_directory_that_holds_no_model_is_one_line(inspect, tmp_path):
+    result = inspect(tmp_path)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"qllama: error: {tmp_path}: an empty directory")
+    assert result.stderr.count("\n") == 1
+
+
+def test_inspect_bad_file_is_one_line(inspect, tmp_path):
     path = tmp_path / "bad.qlm"
     path.write_bytes(b"not a model, but long enough to be read as a prelude of sixty-four bytes")
-    result = run("inspect", str(path))
+    result = inspect(path)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"qllama: error: {path}: ")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("encoding", "guide"), [("utf-8", "├ embed_tokens"), ("ascii", "|-embed_tokens")]
+)
+def test_inspect_pipe_gets_plain_text_that_its_encoding_has(tiny_qlm, encoding, guide):
+    text = inspect_in_a_process(tiny_qlm, {"PYTHONIOENCODING": encoding}).decode(encoding)
+    assert guide in text
+    assert "\x1b" not in text
+
+
+def test_inspect_colours_come_where_wanted_and_not_with_no_color(tiny_qlm):
+    wanted = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
+    assert b"\x1b[36m" in inspect_in_a_process(tiny_qlm, wanted)
+    assert b"\x1b[36m" not in inspect_in_a_process(tiny_qlm, wanted | {"NO_COLOR": "1"})
+
+
+def inspect_in_a_process(path, environment):
+    inherited = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+    code = "from qllama.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "inspect", "--no-speed", str(path)],
+        env=inherited | environment,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    ).stdout

@@ -1,4 +1,6 @@
-"""What `qllama inspect` shows: facts drawn from a `.qlm` file, and their renderings.
+"""What `qllama inspect` shows of a model, and how.
 
-`facts` reads the file; `tables` and `diagram` turn facts into text and read no file.
+`subject` reads a `.qlm` file or a checkpoint into one record; `modules`, `costs` and
+`facts` draw from it what is worth knowing; `card` words that as titled tables, which
+`tables` renders; `diagram` draws it. Nothing after `subject` reads a file.
 """

@@ -1,39 +1,29 @@
-"""The facts of one model file, gathered into a record that is plain JSON values."""
+"""The facts of one model, gathered into a record that is plain JSON values."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qllama.format.reader import QlmFile
-from qllama.format.spec import TensorInfo
+from qllama.cli.inspection.costs import (
+    ContextFacts,
+    MachineFacts,
+    RunFacts,
+    all_run_facts,
+    context_facts,
+    kv_n_bytes_per_token,
+)
+from qllama.cli.inspection.modules import ModuleFacts, module_tree
+from qllama.cli.inspection.subject import Subject, TensorFacts
+from qllama.tensors import EMBEDDING
 
-__all__ = ["ModelFacts", "PartFacts", "TensorFacts", "gather_facts"]
+__all__ = ["ModelFacts", "PartFacts", "gather_facts"]
 
 PARTS = ("embeddings", "attention", "MLP", "norms", "head", "other")
 
-# The KV cache holds keys and values as 16-bit floats.
-KV_BYTES_PER_VALUE = 2
-
-
-@dataclass(frozen=True, slots=True)
-class TensorFacts:
-    """One row of the tensor table."""
-
-    name: str
-    type: str
-    shape: tuple[int, ...]
-    layout: str
-    offset: int
-    n_bytes: int
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights, without padding."""
-        return math.prod(self.shape)
+_FIRST_LAYER = "model.layers.0."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +35,11 @@ class PartFacts:
     name : str
         One of `PARTS`, or `total`.
     parameters, n_bytes : int
-        Weights, and the bytes they take in the file with their padding.
+        Weights, and the bytes they take as they are stored, with their padding.
+    parameters_per_layer : int
+        In the first layer.
+    share : float
+        Of all parameters, 0 to 1.
     bits_per_weight : float
         8 n_bytes / parameters.
     types : tuple of str
@@ -54,6 +48,8 @@ class PartFacts:
 
     name: str
     parameters: int
+    parameters_per_layer: int
+    share: float
     n_bytes: int
     bits_per_weight: float
     types: tuple[str, ...]
@@ -61,32 +57,55 @@ class PartFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """Everything that `qllama inspect` can show of a file.
+    """Everything that `qllama inspect` can show of a model.
 
     Parameters
     ----------
-    path : str
-        The file.
+    path, format, config, tokenizer, recipe, provenance, problems
+        As in `Subject`, as JSON values.
     file_n_bytes : int
-        Its size.
-    kv_n_bytes_per_token : int
-        What one token of context takes in the KV cache.
-    config, tokenizer, recipe, provenance : dict
-        As the file's header has them; of the chat template only its length.
+        Of the file, or of the files of a checkpoint.
+    parameters : int
+        Of all tensors, a tied embedding once.
+    parameters_untied : int
+        The same with the output head counted apart.
+    query_heads_per_kv_head : int
+    kv_n_bytes_per_token, kv_q8_n_bytes_per_token : int
+        What one token of context takes in the cache, of either type.
+    macs_per_token : int
+        Multiply-adds of the matrices for one token with its logits; attention, which grows
+        with the context, is in `contexts`.
     parts : tuple of PartFacts
         The parts that the model has; the last is the total.
+    modules : ModuleFacts
+        The root of the tree.
+    machine : MachineFacts
+    contexts : tuple of ContextFacts
+    runs : tuple of RunFacts
+        Every way to run the model with each of the contexts.
     tensors : tuple of TensorFacts
-        In file order.
+        As they are stored, in the order of the forward pass.
     """
 
     path: str
+    format: str
     file_n_bytes: int
+    parameters: int
+    parameters_untied: int
+    query_heads_per_kv_head: int
     kv_n_bytes_per_token: int
+    kv_q8_n_bytes_per_token: int
+    macs_per_token: int
     config: dict[str, Any]
     tokenizer: dict[str, Any]
     recipe: dict[str, Any]
     provenance: dict[str, Any]
+    problems: tuple[str, ...]
     parts: tuple[PartFacts, ...]
+    modules: ModuleFacts
+    machine: MachineFacts
+    contexts: tuple[ContextFacts, ...]
+    runs: tuple[RunFacts, ...]
     tensors: tuple[TensorFacts, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,46 +127,71 @@ def part_of(tensor_name: str) -> str:
     return "other"
 
 
-def _sum(name: str, tensors: Iterable[TensorFacts]) -> PartFacts:
+def _sum(name: str, tensors: Iterable[TensorFacts], total: int) -> PartFacts:
     tensors = list(tensors)
     parameters = sum(t.parameters for t in tensors)
     n_bytes = sum(t.n_bytes for t in tensors)
     return PartFacts(
         name=name,
         parameters=parameters,
+        parameters_per_layer=sum(t.parameters for t in tensors if t.name.startswith(_FIRST_LAYER)),
+        share=parameters / total,
         n_bytes=n_bytes,
         bits_per_weight=8 * n_bytes / parameters if parameters else 0.0,
         types=tuple(sorted({t.type for t in tensors})),
     )
 
 
-def _tensor_facts(info: TensorInfo) -> TensorFacts:
-    return TensorFacts(
-        name=info.name,
-        type=info.type,
-        shape=tuple(info.shape),
-        layout=info.layout,
-        offset=info.offset,
-        n_bytes=info.n_bytes,
+def gather_facts(
+    subject: Subject,
+    contexts: Sequence[int],
+    *,
+    machine: MachineFacts,
+    expand: bool = False,
+) -> ModelFacts:
+    """Draw the facts from a model.
+
+    Parameters
+    ----------
+    subject : Subject
+    contexts : sequence of int
+        Lengths of context, as `chosen_contexts` gives them.
+    machine : MachineFacts
+    expand : bool
+        As `module_tree` takes it.
+    """
+    config, tensors = subject.config, subject.tensors
+    total = sum(t.parameters for t in tensors)
+    parts = [_sum(part, (t for t in tensors if part_of(t.name) == part), total) for part in PARTS]
+    embedding = sum(t.parameters for t in tensors if t.name == EMBEDDING)
+    by_context = tuple(
+        context_facts(config, storage, n_ctx)
+        for storage in subject.storages[:1]
+        for n_ctx in contexts
     )
-
-
-def gather_facts(file: QlmFile) -> ModelFacts:
-    """Return the facts of `file`; reads its header only."""
-    config = file.config
-    tensors = tuple(_tensor_facts(info) for info in file.tensors.values())
-    parts = [_sum(part, (t for t in tensors if part_of(t.name) == part)) for part in PARTS]
-    tokenizer = file.tokenizer.to_dict()
-    template = tokenizer.pop("chat_template")
-    tokenizer["chat_template_length"] = None if template is None else len(template)
     return ModelFacts(
-        path=str(file.path),
-        file_n_bytes=file.path.stat().st_size,
-        kv_n_bytes_per_token=(2 * config.num_hidden_layers * config.kv_dim * KV_BYTES_PER_VALUE),
+        path=subject.path,
+        format=subject.format,
+        file_n_bytes=subject.n_bytes,
+        parameters=total,
+        parameters_untied=total + embedding * config.tie_word_embeddings,
+        query_heads_per_kv_head=config.num_attention_heads // config.num_key_value_heads,
+        kv_n_bytes_per_token=kv_n_bytes_per_token(config, "f16"),
+        kv_q8_n_bytes_per_token=kv_n_bytes_per_token(config, "q8"),
+        macs_per_token=sum(
+            t.parameters
+            for t in tensors
+            if len(t.shape) == 2 and (t.name != EMBEDDING or config.tie_word_embeddings)
+        ),
         config=config.to_dict(),
-        tokenizer={"blob_n_bytes": file.tokenizer_n_bytes, **tokenizer},
-        recipe=dict(file.recipe),
-        provenance=dict(file.provenance),
-        parts=(*(part for part in parts if part.parameters), _sum("total", tensors)),
+        tokenizer=subject.tokenizer,
+        recipe=subject.recipe,
+        provenance=subject.provenance,
+        problems=subject.problems,
+        parts=(*(part for part in parts if part.parameters), _sum("total", tensors, total)),
+        modules=module_tree(config.model_type, tensors, expand=expand),
+        machine=machine,
+        contexts=by_context,
+        runs=all_run_facts(config, subject.storages, contexts, machine),
         tensors=tensors,
     )

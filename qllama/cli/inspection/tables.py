@@ -1,24 +1,58 @@
-"""Model facts as aligned text for a terminal, or as Markdown."""
+"""Titled tables as coloured, aligned text for a terminal, or as Markdown.
+
+Owns how tables look; knows nothing of models.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qllama.cli.inspection.facts import ModelFacts
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
-__all__ = ["as_markdown", "as_table", "human_size"]
+__all__ = ["Section", "as_markdown", "as_table", "human_size", "pairs", "terminal"]
+
+# Where output goes that is no terminal, nothing is wrapped.
+_NO_WRAP_WIDTH = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A titled table; numbers are what its columns from the second on mostly hold."""
+    """A titled table.
+
+    Parameters
+    ----------
+    title : str
+    columns : tuple of str
+        Headings; none where the rows are names and values.
+    rows : tuple of tuple of str
+        A section without rows is not shown.
+    numbers : tuple of str
+        Headings of the columns that are aligned to the right.
+    note : str
+        What stands below the table.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    numbers: tuple[str, ...] = ()
+    note: str = ""
+
+
+def pairs(title: str, data: Mapping[str, Any]) -> Section:
+    """Return a section of names and values.
+
+    Parameters
+    ----------
+    title : str
+    data : mapping
+        Plain JSON values.
+    """
+    return Section(title, (), tuple((key, _text(value)) for key, value in data.items()))
 
 
 def human_size(n_bytes: int) -> str:
@@ -29,6 +63,90 @@ def human_size(n_bytes: int) -> str:
             break
         size /= 1024
     return f"{n_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def terminal() -> Console:
+    """Return a console for stdout: colours and wrapping only where a terminal shows them.
+
+    It honours NO_COLOR and its like, as rich does.
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, emoji=False, width=_NO_WRAP_WIDTH)
+    return console
+
+
+def as_table(sections: Iterable[Section], console: Console) -> str:
+    """Return sections as aligned columns.
+
+    Parameters
+    ----------
+    sections : iterable of Section
+    console : Console
+        Whose width and colours to use; nothing is printed.
+    """
+    with console.capture() as captured:
+        for i, section in enumerate(s for s in sections if s.rows):
+            if i:
+                console.print()
+            console.print(section.title, style="bold")
+            console.print(_grid(section))
+            if section.note:
+                console.print(_note(section.note))
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _grid(section: Section) -> RenderableType:
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(section.columns))
+    for i, name in enumerate(section.columns or ("", "")):
+        grid.add_column(
+            Text(name, style="dim"),
+            justify="right" if name in section.numbers else "left",
+            style="cyan" if i == 0 else "",
+            overflow="fold",
+        )
+    for row in section.rows:
+        grid.add_row(*(Text(_printable(cell)) for cell in row))
+    return Padding(grid, (0, 0, 0, 2))
+
+
+def _note(text: str) -> RenderableType:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    return Padding(Text(text, style="dim"), (0, 0, 0, 2))
+
+
+def as_markdown(sections: Iterable[Section]) -> str:
+    """Return sections as Markdown tables.
+
+    Parameters
+    ----------
+    sections : iterable of Section
+    """
+    blocks = []
+    for section in sections:
+        if not section.rows:
+            continue
+        columns = section.columns or ("field", "value")
+        rules = ("---:" if name in section.numbers else "---" for name in columns)
+        lines = [f"## {section.title}", "", _markdown_row(columns), _markdown_row(rules)]
+        lines += [_markdown_row(row) for row in section.rows]
+        if section.note:
+            lines += ["", section.note]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    escaped = (_printable(cell).replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def _text(value: Any) -> str:
@@ -44,72 +162,8 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _pairs(title: str, data: Mapping[str, Any]) -> Section:
-    return Section(title, ("field", "value"), tuple((k, _text(v)) for k, v in data.items()))
-
-
-def _sections(facts: ModelFacts, with_tensors: bool) -> list[Section]:
-    file = {
-        "path": facts.path,
-        "size": f"{human_size(facts.file_n_bytes)} ({facts.file_n_bytes:,} bytes)",
-        "KV cache per token": f"{facts.kv_n_bytes_per_token:,} bytes",
-    }
-    parts = tuple(
-        (
-            part.name,
-            f"{part.parameters:,}",
-            human_size(part.n_bytes),
-            f"{part.bits_per_weight:.2f}",
-            " ".join(part.types),
-        )
-        for part in facts.parts
-    )
-    sections = [
-        _pairs("File", file),
-        _pairs("Model", facts.config),
-        Section("Weights", ("part", "parameters", "size", "bits/weight", "types"), parts),
-        _pairs("Tokenizer", facts.tokenizer),
-        _pairs("Recipe", facts.recipe),
-        _pairs("Provenance", facts.provenance),
-    ]
-    if with_tensors:
-        rows = tuple(
-            (t.name, t.type, " x ".join(map(str, t.shape)), t.layout, f"{t.n_bytes:,}")
-            for t in facts.tensors
-        )
-        sections.append(Section("Tensors", ("name", "type", "shape", "layout", "bytes"), rows))
-    return [section for section in sections if section.rows]
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-
-
-def as_table(facts: ModelFacts, *, with_tensors: bool) -> str:
-    """Return `facts` as aligned columns, with the tensor table where `with_tensors`."""
-    blocks = []
-    for section in _sections(facts, with_tensors):
-        pairs = section.columns == ("field", "value")
-        rows = section.rows if pairs else (section.columns, *section.rows)
-        blocks.append("\n".join([section.title, *_aligned(rows)]))
-    return "\n\n".join(blocks)
-
-
-def as_markdown(facts: ModelFacts, *, with_tensors: bool) -> str:
-    """Return `facts` as Markdown tables, with the tensor table where `with_tensors`."""
-    blocks = []
-    for section in _sections(facts, with_tensors):
-        lines = [f"## {section.title}", ""]
-        lines += [_markdown_row(section.columns), _markdown_row(("---",) * len(section.columns))]
-        lines += [_markdown_row(row) for row in section.rows]
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks)
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
+def _printable(text: str) -> str:
+    """`text` without what would move a terminal's cursor or break a line: files say anything."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
