@@ -90,13 +90,9 @@ def open_checkpoint(path: Path, options: SourceOptions) -> OpenedSource:
             raw[name] = _half_split(raw[name], config)
 
     def load_tokenizer() -> tuple[TokenizerConfig, bytes]:
-        from converter.tokenizer_files import (  # type: ignore[import-not-found, unused-ignore]
-            tokenizer_from_path,
-        )
+        from converter.tokenizer_files import tokenizer_from_path
 
-        loaded: tuple[TokenizerConfig, bytes]
-        loaded = tokenizer_from_path(options.tokenizer or directory, config.vocab_size, values)
-        return loaded
+        return tokenizer_from_path(options.tokenizer or directory, config.vocab_size, values)
 
     return OpenedSource(
         config=config,
