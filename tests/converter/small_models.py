@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
+from tiny_hf import config_of, random_weights, shapes_of, write_json, write_tokenizer
 from torch_writer import save
 
-from qllama.config import ModelConfig
-from qllama.tensors import expected_shapes
-
-VALUES: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "vocab_size": 80,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
+HEAD_DIM = 8
+VALUES: dict[str, Any] = config_of(
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    vocab_size=272,
+    rope_theta=500000.0,
+    max_position_embeddings=8192,
+    torch_dtype="bfloat16",
+)
 PARAMS: dict[str, Any] = {
     "dim": 64,
     "n_layers": 2,
     "n_heads": 8,
     "n_kv_heads": 4,
-    "vocab_size": 80,
+    "vocab_size": 272,
     "multiple_of": 32,
     "ffn_dim_multiplier": 0.5,
     "norm_eps": 1e-5,
     "rope_theta": 500000.0,
 }
 """`params.json` of the model that `VALUES` describe."""
-
-FIELDS = {field.name for field in fields(ModelConfig)}
-HEAD_DIM = 8
 
 META_NAMES = {
     "model.embed_tokens": "tok_embeddings",
@@ -65,19 +50,9 @@ META_NAMES = {
 BY_COLUMNS = ("wo", "w2")
 
 
-def random_tensors(
-    values: Mapping[str, Any] = VALUES, dtype: Any = ml_dtypes.bfloat16
-) -> dict[str, np.ndarray]:
+def random_tensors(values: Mapping[str, Any] = VALUES, dtype: str = "bf16") -> dict[str, Any]:
     """Weights of a model that `values` describe, by Hugging Face's names."""
-    known = {key: value for key, value in values.items() if key in FIELDS}
-    config = ModelConfig(head_dim=HEAD_DIM, **known)
-    tensors = {}
-    for name, shape in expected_shapes(config).items():
-        rng = np.random.default_rng(zlib.crc32(name.encode()))
-        drawn = rng.standard_normal(shape)
-        drawn = 1 + 0.2 * drawn if len(shape) == 1 else drawn / np.sqrt(shape[1])
-        tensors[name] = drawn.astype(dtype)
-    return tensors
+    return random_weights(shapes_of(values), dtype)
 
 
 def write_bin(
@@ -88,7 +63,8 @@ def write_bin(
 ) -> Path:
     """Write a Hugging Face repository with `.bin` files."""
     directory.mkdir(exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(values))
+    write_json(directory / "config.json", values)
+    write_tokenizer(directory)
     if n_shards == 1:
         save(directory / "pytorch_model.bin", tensors)
         return directory
@@ -99,7 +75,7 @@ def write_bin(
         save(directory / name, part)
         weight_map |= dict.fromkeys(part, name)
     index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
-    (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    write_json(directory / "pytorch_model.bin.index.json", index)
     return directory
 
 
@@ -138,7 +114,8 @@ def write_meta(
 ) -> Path:
     """Write a release of Meta's."""
     directory.mkdir(exist_ok=True)
-    (directory / "params.json").write_text(json.dumps(params))
+    write_json(directory / "params.json", params)
+    write_tokenizer(directory)
     for i, shard in enumerate(shards):
         frequencies = {"rope.freqs": np.ones(4, np.float32)}
         save(directory / f"consolidated.{i:02}.pth", {**shard, **frequencies})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 
-import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -29,7 +28,7 @@ Q = "model.layers.0.self_attn.q_proj.weight"
 
 
 def check(source, expected=TENSORS):
-    assert list(source.tensors) == list(expected)
+    assert source.tensors.keys() == expected.keys()
     for name, array in expected.items():
         tensor = source.tensors[name]
         assert tensor.shape == array.shape
@@ -104,7 +103,7 @@ def test_meta_file_of_another_name_is_taken_with_its_params(tmp_path):
     check(open_source(directory / "weights.pth"))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
 def test_meta_names_in_safetensors_are_taken_too(tmp_path, dtype):
     expected = random_tensors(dtype=dtype)
     directory = tmp_path / "model"
@@ -184,7 +183,7 @@ def test_meta_shards_that_do_not_fit_are_refused(tmp_path):
         ("layers.0.attention.wq.weight", np.zeros(64, np.float16), r"q_proj\.weight"),
         ("layers.0.feed_forward.gate.weight", np.zeros((8, 64), np.float16), r"gate\.weight"),
         ("norm.weight", np.zeros(63, np.float16), r"model\.norm\.weight"),
-        ("tok_embeddings.weight", np.zeros((79, 64), np.float16), r"embed_tokens\.weight"),
+        ("tok_embeddings.weight", np.zeros((271, 64), np.float16), r"embed_tokens\.weight"),
     ],
 )
 def test_meta_wrong_type_shape_or_name_is_refused(tmp_path, name, array, expected):

@@ -17,7 +17,7 @@ TENSORS = random_tensors()
 
 
 def check(source, expected=TENSORS):
-    assert list(source.tensors) == list(expected)
+    assert source.tensors.keys() == expected.keys()
     for name, array in expected.items():
         tensor = source.tensors[name]
         assert tensor.shape == array.shape
