@@ -35,6 +35,7 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 CONVERTER_USES = (
     "errors",
     "paths",
+    "notice",
     "progress",
     "checksum",
     "config",

@@ -52,7 +52,7 @@ def safetensors_arrays(path: Path) -> dict[str, StoredArray]:
         For an array of a type that numpy has no equal of.
     """
     try:
-        with safe_open(path, framework="numpy"), path.open("rb") as file:
+        with path.open("rb") as file, safe_open(path, framework="numpy"):
             header_bytes = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(header_bytes))
     except SafetensorError as e:

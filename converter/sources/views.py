@@ -13,7 +13,15 @@ import numpy.typing as npt
 
 from converter.sources.base import SourceTensor
 
-__all__ = ["Columns", "Reordered", "RowSlice", "Stacked", "interleaved_to_half_split"]
+__all__ = [
+    "Columns",
+    "LowRankUpdate",
+    "Reordered",
+    "RowSlice",
+    "Stacked",
+    "Transposed",
+    "interleaved_to_half_split",
+]
 
 
 class RowSlice(SourceTensor):
@@ -93,6 +101,55 @@ class Reordered(SourceTensor):
         wanted = self._order[start:stop]
         first = int(wanted.min())
         return self._tensor.read(first, int(wanted.max()) + 1)[wanted - first]
+
+
+class Transposed(SourceTensor):
+    """A matrix whose columns are the rows; every read reads all of it, so it must be small."""
+
+    def __init__(self, tensor: SourceTensor) -> None:
+        self._tensor = tensor
+        self.where = tensor.where
+        self.shape = tensor.shape[::-1]
+        self.source_type = tensor.source_type
+        self.n_bytes = tensor.n_bytes
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Decode rows `start` to `stop` - 1; see `SourceTensor.read`."""
+        whole = self._tensor.read(0, self._tensor.shape[0])
+        return np.ascontiguousarray(whole[:, start:stop].T)
+
+
+class LowRankUpdate(SourceTensor):
+    """A matrix plus `scale` times `left` @ `right`, in float32.
+
+    Parameters
+    ----------
+    tensor : SourceTensor
+        (rows, k).
+    left, right : SourceTensor
+        (rows, r) and (r, k).
+    scale : float
+    """
+
+    def __init__(
+        self, tensor: SourceTensor, left: SourceTensor, right: SourceTensor, scale: float
+    ) -> None:
+        self._tensor = tensor
+        self._left = left
+        self._right = right
+        self._scale = np.float32(scale)
+        self.where = f"{tensor.where}, with {left.where}"
+        self.shape = tensor.shape
+        self.source_type = f"{tensor.source_type}+{left.source_type} r={right.shape[0]}"
+        self.n_bytes = tensor.n_bytes
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Compute rows `start` to `stop` - 1; see `SourceTensor.read`."""
+        right = self._right.read(0, self._right.shape[0])
+        update = self._left.read(start, stop) @ right
+        update *= self._scale
+        update += self._tensor.read(start, stop)
+        return update
 
 
 def interleaved_to_half_split(rows: int, head_dim: int) -> npt.NDArray[np.intp]:
