@@ -8,6 +8,7 @@ layout or file layout.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from converter.hashing import SourceHashes
 from converter.naming import default_out_path
+from converter.quality import Quality
 from converter.recipe import Recipe, preset
 from converter.report import ConversionPlan, ConversionReport, TensorReport
 from converter.slabs import carried_type, encoded, prepare, slabs_of
@@ -123,16 +128,24 @@ def convert(
     slabs = (slab for s in job.specs for slab in slabs_of(source.tensors[s.name], s))
     with writer, SourceHashes(source.files, known) as hashes:
         done = 0
+        errors: list[npt.NDArray[np.float64]] = []
+        quality: dict[str, Quality] = {}
         with closing(encoded(slabs, n_threads or default_n_threads())) as stream:
-            for slab, data in stream:
-                writer.write(slab.spec.name, data)
+            for slab, made in stream:
+                writer.write(slab.spec.name, made.data)
+                if made.error is not None:
+                    errors.append(made.error)
+                if slab.is_last and len(slab.spec.shape) == 2:
+                    quality[slab.spec.name] = _quality(errors, slab.spec)
+                    errors = []
                 done += slab.n_source_bytes
                 hashes.follow(done / total)
                 report(f"converting {name}", done, total)
+        for tensor_name, figures in quality.items():
+            writer.set_quality(tensor_name, figures.to_dict())
         hashed = hashes.finish(lambda done, total: report(f"hashing {name}", done, total))
         writer.set_provenance(job.provenance(hashed, origin))
-    made = job.plan(writer.file_size)
-    return made.carried_out(seconds=time.perf_counter() - started)
+    return job.plan(writer.file_size).carried_out(quality, time.perf_counter() - started)
 
 
 @dataclass(frozen=True)
@@ -160,7 +173,7 @@ class _Job:
         if out.exists() and any(out.samefile(file) for file in source.files):
             raise ConversionError(f"{out}: the target is the source itself; choose another name")
         for directory, scale in adapters:
-            from converter.lora import with_adapter  # type: ignore[import-untyped, import-not-found, unused-ignore]
+            from converter.lora import with_adapter
 
             source = with_adapter(source, directory, scale)
         tensors = source.tensors.items()
@@ -210,6 +223,11 @@ class _Job:
             n_bytes=tensor_n_bytes(spec),
             carried=carried_type(tensor, spec) is not None,
         )
+
+
+def _quality(errors: Sequence[npt.NDArray[np.float64]], spec: TensorSpec) -> Quality:
+    """Figures of a matrix from those of its slabs, of which carried ones have none."""
+    return Quality.of(errors, math.prod(spec.shape)) if errors else Quality.lossless()
 
 
 def _prepare_quantizers(job: _Job, report: OnProgress) -> None:

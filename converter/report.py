@@ -6,8 +6,11 @@ Owns no behaviour but sums; the command line decides how to show them.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+from converter.quality import Quality
 
 __all__ = ["ConversionPlan", "ConversionReport", "TensorReport"]
 
@@ -68,10 +71,18 @@ class ConversionPlan:
         """Stored bits of the tensors, padding counted, over their weights."""
         return 8 * sum(t.n_bytes for t in self.tensors) / self.n_weights
 
-    def carried_out(self, seconds: float) -> ConversionReport:
-        """Return the report of a conversion that went by this plan and took `seconds`."""
+    def carried_out(self, quality: Mapping[str, Quality], seconds: float) -> ConversionReport:
+        """Return the report of a conversion that went by this plan.
+
+        Parameters
+        ----------
+        quality : mapping
+            Figures of each matrix, by name.
+        seconds : float
+            What it took.
+        """
         planned = {field.name: getattr(self, field.name) for field in fields(self)}
-        return ConversionReport(**planned, seconds=seconds)
+        return ConversionReport(**planned, quality=quality, seconds=seconds)
 
     def __str__(self) -> str:
         return (
@@ -86,11 +97,18 @@ class ConversionReport(ConversionPlan):
 
     Parameters
     ----------
+    quality : mapping
+        What quantizing cost each matrix, by name.
     seconds : float
         Wall time of the whole conversion.
     """
 
+    quality: Mapping[str, Quality]
     seconds: float
 
     def __str__(self) -> str:
-        return f"{super().__str__()}, converted in {self.seconds:.1f} s"
+        worst = max(self.quality, key=lambda name: self.quality[name].relative_rmse)
+        return (
+            f"{super().__str__()}, converted in {self.seconds:.1f} s; largest relative error "
+            f"{self.quality[worst].relative_rmse:.2%}, of {worst}"
+        )

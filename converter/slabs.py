@@ -19,12 +19,29 @@ from converter.sources.base import BlockType, SourceTensor
 from qllama.errors import ConversionError
 from qllama.format.spec import TensorSpec
 from qllama.kernels.quantize import quantize
+from qllama.kernels.quantize_error import quantization_error
 from qllama.quant import BLOCK, TILE_ROWS, codec
 
-__all__ = ["Slab", "carried_type", "encoded", "prepare", "slabs_of"]
+__all__ = ["Encoded", "Slab", "carried_type", "encoded", "prepare", "slabs_of"]
 
 # 8 MiB as float32: enough that Python's share of the time is nothing.
 _SLAB_VALUES = 1 << 21
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Rows as they are stored.
+
+    Parameters
+    ----------
+    data : uint8, (bytes,)
+        The concatenation over a tensor's slabs is the tensor's storage.
+    error : float64, (tiles, 5), or None
+        As `quantization_error` gives it; None where nothing is lost.
+    """
+
+    data: npt.NDArray[np.uint8]
+    error: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +58,13 @@ class Slab:
         """Bytes of these rows in the checkpoint."""
         return self.tensor.n_bytes * (self.stop - self.start) // self.tensor.shape[0]
 
-    def encode(self) -> npt.NDArray[np.uint8]:
-        """Read the rows and return them as they are stored.
+    @property
+    def is_last(self) -> bool:
+        """Whether the tensor ends with it."""
+        return self.stop == self.tensor.shape[0]
 
-        Returns
-        -------
-        uint8, (bytes,)
-            The concatenation over a tensor's slabs is the tensor's storage.
+    def encode(self) -> Encoded:
+        """Read the rows and return them as they are stored.
 
         Raises
         ------
@@ -59,13 +76,14 @@ class Slab:
             if carried is not None:
                 scaled = codec(carried)
                 blocks = self.tensor.read_blocks(self.start, self.stop)
-                return scaled.pack(*scaled.from_ggml_blocks(blocks))
+                return Encoded(scaled.pack(*scaled.from_ggml_blocks(blocks)))
             values = self.tensor.read(self.start, self.stop)
             if values.ndim == 2:
-                return quantize(self.spec.type, values, 1)
+                data = quantize(self.spec.type, values, 1)
+                return Encoded(data, quantization_error(self.spec.type, values, data))
             if not np.isfinite(values).all():
                 raise ConversionError("expected finite numbers, found a NaN or an infinity")
-            return values.astype("<f4").view(np.uint8)
+            return Encoded(values.astype("<f4").view(np.uint8))
         except ConversionError as e:
             raise ConversionError(f"{self.tensor.where}, rows from {self.start}: {e}") from None
 
@@ -77,7 +95,8 @@ def carried_type(tensor: SourceTensor, spec: TensorSpec) -> BlockType | None:
 
 def prepare(type_name: str) -> None:
     """Have the quantizer of a type ready: the first time on a machine it is compiled."""
-    quantize(type_name, np.zeros((TILE_ROWS, BLOCK), np.float32), 1)
+    zeros = np.zeros((TILE_ROWS, BLOCK), np.float32)
+    quantization_error(type_name, zeros, quantize(type_name, zeros, 1))
 
 
 def slabs_of(tensor: SourceTensor, spec: TensorSpec) -> Iterator[Slab]:
@@ -91,14 +110,12 @@ def slabs_of(tensor: SourceTensor, spec: TensorSpec) -> Iterator[Slab]:
         yield Slab(tensor, spec, start, min(start + step, rows))
 
 
-def encoded(
-    slabs: Iterable[Slab], n_threads: int
-) -> Generator[tuple[Slab, npt.NDArray[np.uint8]], None, None]:
-    """Encode `slabs` on `n_threads` threads; yield each with its bytes, in order.
+def encoded(slabs: Iterable[Slab], n_threads: int) -> Generator[tuple[Slab, Encoded], None, None]:
+    """Encode `slabs` on `n_threads` threads; yield each with what became of it, in order.
 
     Closing the generator early waits for the few slabs that are under way.
     """
-    pending: deque[tuple[Slab, Future[npt.NDArray[np.uint8]]]] = deque()
+    pending: deque[tuple[Slab, Future[Encoded]]] = deque()
     with ThreadPoolExecutor(n_threads) as pool:
         for slab in slabs:
             # One more than threads, so that none waits for the writer.

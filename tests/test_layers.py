@@ -45,6 +45,7 @@ CONVERTER_USES = (
     "tokenizer",
     "kernels.cores",
     "kernels.quantize",
+    "kernels.quantize_error",
 )
 CONVERTER_CALLERS = ("hub", "cli")
 

@@ -80,7 +80,7 @@ def command(
 
     merged = []
     if adapters:
-        from converter.lora import adapter_argument  # type: ignore[import-untyped, import-not-found, unused-ignore]
+        from converter.lora import adapter_argument
 
         merged = [adapter_argument(text) for text in adapters]
     out = out or outfile
