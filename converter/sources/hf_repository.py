@@ -15,6 +15,7 @@ from converter.hf_tensors import canonical_tensors
 from converter.json_files import read_json_object
 from converter.sources.base import OpenedSource, SourceTensor
 from converter.sources.options import SourceOptions
+from converter.tokenizer_files import tokenizer_from_path
 from qllama.config import TokenizerConfig
 from qllama.errors import ConversionError
 
@@ -62,14 +63,7 @@ def open_repository(
     config = config_from_hugging_face(where, declared, raw)
 
     def load_tokenizer() -> tuple[TokenizerConfig, bytes]:
-        from converter.tokenizer_files import (  # type: ignore[import-not-found, unused-ignore]
-            tokenizer_from_path,
-        )
-
-        path = options.tokenizer or directory
-        loaded: tuple[TokenizerConfig, bytes]
-        loaded = tokenizer_from_path(path, config.vocab_size, declared)
-        return loaded
+        return tokenizer_from_path(options.tokenizer or directory, config.vocab_size, declared)
 
     return OpenedSource(
         config=config,
