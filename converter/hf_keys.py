@@ -12,6 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from converter.fields import Fields
+from converter.sources.bitsandbytes import unreadable_quantization
 
 __all__ = ["check_all_known"]
 
@@ -148,11 +149,13 @@ def check_all_known(config: Fields, used: Collection[str]) -> None:
         if key in used or key in _HARMLESS:
             continue
         if key in _REFUSED:
-            neutral, meaning = _REFUSED[key]
+            neutral, asked = _REFUSED[key]
             if value not in neutral:
-                config.refuse(key, f"the model has {meaning}, which qllama does not compute")
+                config.refuse(key, f"the model has {asked}, which qllama does not compute")
         elif key in _QUANTIZED and value:
-            config.refuse(key, "weights that are quantized this way cannot be read")
+            meaning = unreadable_quantization(value)
+            if meaning is not None:
+                config.refuse(key, f"{meaning}, which cannot be read; convert the float release")
         elif value:
             config.refuse(
                 key,

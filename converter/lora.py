@@ -16,8 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from converter.hf_tensors import canonical_name, equal_values
 from converter.peft_config import AdapterConfig, read_adapter_config
 from converter.peft_weights import AdapterWeights, read_adapter_weights
 from converter.sources.base import CheckpointSource, OpenedSource, SourceTensor
@@ -35,8 +34,6 @@ _FUSED = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
     "gate_up_proj": ("gate_proj", "up_proj"),
 }
-
-_COMPARED_ROWS = 1024
 
 # What some trainers add to the name of the base model that they load quantized.
 _NAME_ADDITIONS = re.compile(r"(-unsloth)?(-bnb-4bit)?(-hf)?$")
@@ -119,7 +116,7 @@ def _split(
     name: str, tensor: SourceTensor, base: Mapping[str, SourceTensor]
 ) -> dict[str, SourceTensor]:
     """Cut a tensor of the trained model's name into the rows of each canonical one."""
-    canonical = name if name.startswith(("model.", "lm_head.")) else f"model.{name}"
+    canonical = canonical_name(name) or name
     for fused, parts in _FUSED.items():
         layer, found, kind = canonical.rpartition(f".{fused}.")
         names = [f"{layer}.{part}.{kind}" for part in parts]
@@ -259,14 +256,9 @@ def _trained_modules(weights: AdapterWeights, base: Mapping[str, SourceTensor]) 
 
 def _retied(model: ModelConfig, tensors: Mapping[str, SourceTensor]) -> ModelConfig:
     """Untie head and embedding, unless the adapter changed both to the same."""
-    head, embedding = tensors[HEAD], tensors[EMBEDDING]
-    rows = embedding.shape[0]
-    same = not isinstance(head, LowRankUpdate) and not isinstance(embedding, LowRankUpdate)
-    for start in range(0, rows, _COMPARED_ROWS):
-        stop = min(start + _COMPARED_ROWS, rows)
-        same = same and np.array_equal(head.read(start, stop), embedding.read(start, stop))
-        if not same:
-            break
+    pair = tensors[HEAD], tensors[EMBEDDING]
+    updated = any(isinstance(tensor, LowRankUpdate) for tensor in pair)
+    same = not updated and equal_values(*pair)
     return model if same else replace(model, tie_word_embeddings=False)
 
 

@@ -14,6 +14,7 @@ from converter.hf_config import config_from_hugging_face
 from converter.hf_tensors import canonical_tensors
 from converter.json_files import read_json_object
 from converter.sources.base import OpenedSource, SourceTensor
+from converter.sources.bitsandbytes import joined_int8
 from converter.sources.options import SourceOptions
 from converter.tokenizer_files import tokenizer_from_path
 from qllama.config import TokenizerConfig
@@ -43,7 +44,7 @@ def open_repository(
     files : sequence of Path
         The files of the weights.
     raw : mapping
-        Their tensors, by Hugging Face's names.
+        Their tensors, by Hugging Face's names; matrices may be LLM.int8 of bitsandbytes.
     options : SourceOptions
         Its `config` and `tokenizer` come before the directory's.
 
@@ -60,6 +61,7 @@ def open_repository(
             f"{directory}: no config.json beside the weights; fetch it, or give --config FILE"
         )
     declared = read_json_object(where)
+    raw = joined_int8(raw)
     config = config_from_hugging_face(where, declared, raw)
 
     def load_tokenizer() -> tuple[TokenizerConfig, bytes]:
