@@ -145,7 +145,7 @@ def _median(side: Side) -> float:
 
 def _read_limit(side: Side) -> float:
     """Tokens a second that reading at the limit of the same run would allow."""
-    return _median(side) / side.details["read_share"]  # type: ignore[no-any-return]
+    return _median(side) / side.detail("read_share")
 
 
 def _engines(comparisons: Sequence[Comparison]) -> dict[str, str]:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
+
 from harness.engines import Engine, Run
 from qllama.bench.plan import Test
 
@@ -61,8 +63,8 @@ class Side:
         The variant of its settings that was fastest.
     rounds : list of list of float
         Tokens a second, a list a round.
-    details : dict
-        What the engine said beside them, of the last round.
+    details : list of dict
+        What the engine said beside them, one a round.
     tried : dict of str to list of float
         By variant: what the first round measured; empty where there was no choice.
     """
@@ -71,13 +73,18 @@ class Side:
     file: str
     arguments: str = ""
     rounds: list[list[float]] = field(default_factory=list)
-    details: dict[str, Any] = field(default_factory=dict)
+    details: list[dict[str, Any]] = field(default_factory=list)
     tried: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def samples(self) -> list[float]:
         """Tokens a second of all rounds."""
         return [sample for samples in self.rounds for sample in samples]
+
+    def detail(self, name: str) -> float | None:
+        """Median of what the engine said under `name`; None where it said nothing."""
+        found = [d[name] for d in self.details if d.get(name) is not None]
+        return statistics.median(found) if found else None
 
 
 @dataclass(slots=True)
@@ -101,7 +108,7 @@ class Comparison:
 
 
 def compare(
-    cases: Sequence[Case],
+    case: Case,
     ours: Engine,
     rivals: Sequence[Engine],
     variants: Sequence[Sequence[str]],
@@ -109,11 +116,11 @@ def compare(
     repetitions: int,
     on_turn: OnTurn,
 ) -> list[Comparison]:
-    """Measure all cases.
+    """Measure a case; returns a comparison for each of its tests.
 
     Parameters
     ----------
-    cases : sequence of Case
+    case : Case
     ours : Engine
     rivals : sequence of Engine
     variants : sequence of sequence of str
@@ -122,28 +129,30 @@ def compare(
     repetitions : int
         Samples that an engine takes in a round.
     on_turn : callable
+
+    Raises
+    ------
+    click.ClickException
+        An engine fails, or answers with other tests than it was asked for.
     """
-    found = []
-    for case in cases:
-        turns = [
-            _Turn(case, ours, case.ours, [()]),
-            *(_Turn(case, rival, case.theirs, variants) for rival in rivals),
-        ]
-        for number in range(rounds):
-            for turn in turns if number % 2 == 0 else reversed(turns):
-                on_turn(case, turn.engine.name, number)
-                turn.take(repetitions)
-        found += [
-            Comparison(
-                case.model,
-                test,
-                case.n_threads,
-                turns[0].sides[test],
-                [turn.sides[test] for turn in turns[1:]],
-            )
-            for test in case.tests
-        ]
-    return found
+    turns = [
+        _Turn(case, ours, case.ours, [()]),
+        *(_Turn(case, rival, case.theirs, variants) for rival in rivals),
+    ]
+    for number in range(rounds):
+        for turn in turns if number % 2 == 0 else reversed(turns):
+            on_turn(case, turn.engine.name, number)
+            turn.take(repetitions)
+    return [
+        Comparison(
+            case.model,
+            test,
+            case.n_threads,
+            turns[0].sides[test],
+            [turn.sides[test] for turn in turns[1:]],
+        )
+        for test in case.tests
+    ]
 
 
 class _Turn:
@@ -185,8 +194,15 @@ class _Turn:
                     self._keep(run)
 
     def _measure(self, tests: list[Test], repetitions: int, arguments: Sequence[str]) -> list[Run]:
-        return self.engine.measure(self._file, tests, self._case.n_threads, repetitions, arguments)
+        runs = self.engine.measure(self._file, tests, self._case.n_threads, repetitions, arguments)
+        asked, found = ([test.name for test in each] for each in (tests, [r.test for r in runs]))
+        if sorted(found) != sorted(asked):
+            raise click.ClickException(
+                f"{self.engine.name}: expected results of {', '.join(asked)}, "
+                f"found {', '.join(found) or 'none'}"
+            )
+        return runs
 
     def _keep(self, run: Run) -> None:
         self.sides[run.test].rounds.append(run.samples)
-        self.sides[run.test].details = run.details
+        self.sides[run.test].details.append(run.details)

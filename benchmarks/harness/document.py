@@ -19,7 +19,7 @@ from qllama.bench.plan import Test
 
 __all__ = ["SCHEMA", "comparisons_in", "new_document", "read", "write"]
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def new_document(
@@ -47,10 +47,12 @@ def new_document(
 
 
 def write(document: dict[str, Any], path: Path) -> None:
-    """Write `document` to the file `path`, whose directory is made if need be."""
+    """Write `document` to the file `path`, at once; its directory is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=1, ensure_ascii=False, default=_plain)
-    path.write_text(text + "\n", encoding="utf-8")
+    part = path.with_name(path.name + ".part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def read(path: Path) -> dict[str, Any]:

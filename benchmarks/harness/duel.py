@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from harness.comparison import Case, compare
+from harness.comparison import Case, Comparison, compare
 from harness.document import new_document, write
 from harness.engines import LlamaBench, Qllama
 from harness.tables import comparison_table
@@ -38,7 +38,9 @@ class DuelSettings:
 
 
 def run_duel(benchmark: str, cases: Sequence[Case], settings: DuelSettings, output: Path) -> None:
-    """Measure `cases`, print the table and write the document.
+    """Measure `cases`, print the table and write the document, anew after each case.
+
+    An error or Ctrl-C leaves what was measured before that case.
 
     Parameters
     ----------
@@ -50,19 +52,28 @@ def run_duel(benchmark: str, cases: Sequence[Case], settings: DuelSettings, outp
         The document's file.
     """
     ours = Qllama(shlex.split(settings.qllama_arguments))
-    comparisons = compare(
-        cases,
-        ours,
-        settings.rivals,
-        [shlex.split(text) for text in settings.variants] or [[]],
-        settings.rounds,
-        settings.repetitions,
-        _say_turn,
-    )
     told = asdict(settings) | {"rivals": [rival.told for rival in settings.rivals]}
-    results = {"comparisons": comparisons, "limits": ours.limits}
-    write(new_document(benchmark, told, results), output)
-    click.echo(comparison_table(comparisons))
+    comparisons: list[Comparison] = []
+    try:
+        for number, case in enumerate(cases, 1):
+            comparisons += compare(
+                case,
+                ours,
+                settings.rivals,
+                [shlex.split(text) for text in settings.variants] or [[]],
+                settings.rounds,
+                settings.repetitions,
+                _say_turn,
+            )
+            results = {
+                "is_complete": number == len(cases),
+                "comparisons": comparisons,
+                "limits": ours.limits,
+            }
+            write(new_document(benchmark, told, results), output)
+    finally:
+        if comparisons:
+            click.echo(comparison_table(comparisons))
 
 
 def _say_turn(case: Case, engine: str, number: int) -> None:

@@ -88,14 +88,15 @@ class Qllama:
     Attributes
     ----------
     limits : list of dict
-        The machine's limits as each run measured them, by their names in `qllama bench`.
+        What each run measured, by the names in `qllama bench`: the machine's limits, and the
+        speed of reading the model's weights where they lie, mapped or copied.
     """
 
     name = "qllama"
 
     def __init__(self, arguments: Sequence[str] = ()) -> None:
         self._arguments = list(arguments)
-        self.limits: list[dict[str, float]] = []
+        self.limits: list[dict[str, Any]] = []
 
     def measure(
         self,
@@ -109,19 +110,20 @@ class Qllama:
         command = [*QLLAMA, "bench", str(model), *_llama_bench_options(tests, n_threads)]
         command += ["-np", str(tests[0].n_parallel), "-r", str(repetitions), "-o", "json"]
         document = json.loads(_output_of([*command, *self._arguments, *arguments]))
-        limits = document["limits"]
-        self.limits.append(
-            {
-                "threads": n_threads,
-                "read_gb_s": limits["read_gb_s"][str(n_threads)]["median"],
-                "dot4_gop_s": limits["dot4_gop_s"][str(n_threads)]["median"],
-            }
-        )
+        n, limits = str(n_threads), document["limits"]
+        (weights,) = limits["weights_gb_s"].values()
+        found = {
+            "read_gb_s": limits["read_gb_s"][n]["median"],
+            "dot4_gop_s": limits["dot4_gop_s"][n]["median"],
+            "weights_gb_s": weights[n]["median"],
+        }
+        self.limits.append({"model": model.name, "threads": n_threads, **found})
         return [
             Run(
                 Test(row["n_prompt"], row["n_gen"], row["depth"], row["n_parallel"]),
                 row["samples_ts"],
-                {key: row[key] for key in _QLLAMA_DETAILS},
+                {key: row[key] for key in _QLLAMA_DETAILS}
+                | {"weights_share": row["gb_s"] and row["gb_s"] / found["weights_gb_s"]},
             )
             for row in document["rows"]
         ]

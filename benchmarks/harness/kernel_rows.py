@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.tables import markdown
+from qllama.bench.markdown import table
 
 __all__ = ["Row", "kernel_table"]
 
@@ -42,7 +42,7 @@ class Row:
 
 def kernel_table(rows: Sequence[Row]) -> str:
     """Tabulate medians."""
-    return markdown(
+    return table(
         ["model", "matrix", "type", "tokens", "speed", "limit", "share (min-max)"],
         [
             [
@@ -56,7 +56,7 @@ def kernel_table(rows: Sequence[Row]) -> str:
             ]
             for row in rows
         ],
-        n_text=3,
+        words={"model", "matrix", "type"},
     )
 
 

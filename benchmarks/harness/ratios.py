@@ -17,13 +17,18 @@ class Ratio:
     ----------
     median, low, high : float
         Of the ratios of all rounds; `low` and `high` are their extremes.
+    n_rounds : int
+        One has no spread.
     """
 
     median: float
     low: float
     high: float
+    n_rounds: int
 
     def __str__(self) -> str:
+        if self.n_rounds == 1:
+            return f"{self.median:.2f}"
         return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
 
 
@@ -46,4 +51,4 @@ def ratio_of_rounds(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[f
     ]
     if not ratios:
         raise ValueError("no rounds to compare")
-    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios), len(ratios))

@@ -17,7 +17,7 @@ from harness.kernel_rows import Row, kernel_table
 from harness.start_rows import startup_table
 from harness.tables import comparison_table
 
-__all__ = ["as_markdown", "filled", "results_in"]
+__all__ = ["as_markdown", "filled"]
 
 _PLACE = re.compile(r"(?m)^<!-- results: (?P<file>\S+) -->\n(?:.*\n)*?<!-- end of results -->$")
 
@@ -53,11 +53,6 @@ def filled(text: str, directory: Path) -> str:
     return _PLACE.sub(fill, text)
 
 
-def results_in(text: str) -> list[str]:
-    """List the files that the places of `text` name."""
-    return [place["file"] for place in _PLACE.finditer(text)]
-
-
 def _table(document: dict[str, Any]) -> str:
     if "comparisons" in document:
         return comparison_table(comparisons_in(document))
@@ -71,7 +66,18 @@ def _table(document: dict[str, Any]) -> str:
 def _origin(document: dict[str, Any]) -> str:
     where, git = document["environment"], document["environment"]["git"]
     revision = f" {git['revision'][:9]}{', changed' * git['is_dirty']}" if git else ""
-    return (
-        f"{document['time'][:10]}, {where['cpu']}, {where['n_cpus']} CPUs, {where['isa']}; "
-        f"qllama {where['qllama']}{revision}, numba {where['numba']}."
-    )
+    parts = [
+        f"{document['time'][:10]}, {where['cpu']}, {where['n_cpus']} CPUs, {where['isa']}",
+        f"qllama {where['qllama']}{revision}, numba {where['numba']}",
+        _samples(document["settings"]),
+    ]
+    if not document.get("is_complete", True):
+        parts.append("**not all that was to be measured**")
+    return f"{'; '.join(parts)}."
+
+
+def _samples(settings: dict[str, Any]) -> str:
+    """How often everything was measured."""
+    names = (("rounds", "round"), ("repetitions", "sample"))
+    counts = [(settings[key], name) for key, name in names if key in settings]
+    return " of ".join(f"{n} {name}{'s' * (n > 1)}" for n, name in counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from harness.tables import markdown
+from qllama.bench.markdown import table
 
 __all__ = ["startup_table"]
 
@@ -29,4 +29,4 @@ def startup_table(starts: dict[str, list[dict[str, Any]]], opens: dict[str, list
             [name, f"{first:.2f}", f"{median['seconds']:.2f}", f"{peak / 2**20:.0f}", open_ms]
         )
     header = ["start", "first token, s", "whole process, s", "peak RSS, MiB", "open, ms"]
-    return markdown(header, rows)
+    return table(header, rows, words={"start"})

@@ -7,41 +7,15 @@ from collections.abc import Sequence
 
 from harness.comparison import Comparison, Side
 from harness.ratios import ratio_of_rounds
+from qllama.bench.markdown import table
 
-__all__ = ["comparison_table", "markdown", "share"]
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], n_text: int = 1) -> str:
-    """Lay out a table.
-
-    Parameters
-    ----------
-    header : sequence of str
-    rows : sequence of sequence of str
-        As long as the header, each.
-    n_text : int
-        Columns of words, on the left; the rest are numbers.
-    """
-    cells = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
-    rule = [
-        "-" * width if column < n_text else "-" * (width - 1) + ":"
-        for column, width in enumerate(widths)
-    ]
-    lines = []
-    for line in [cells[0], rule, *cells[1:]]:
-        aligned = [
-            cell.ljust(width) if column < n_text else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        lines.append(f"| {' | '.join(aligned)} |")
-    return "\n".join(lines) + "\n"
+__all__ = ["comparison_table", "share"]
 
 
 def comparison_table(comparisons: Sequence[Comparison]) -> str:
     """Tabulate medians, what they are of the machine's limits, and ratios with their spread."""
     rivals = list(dict.fromkeys(side.engine for c in comparisons for side in c.rivals))
-    header = ["model", "test", "threads", "qllama t/s", "GB/s", "GOP/s"]
+    header = ["model", "test", "threads", "qllama t/s", "GB/s", "of weights", "GOP/s"]
     for rival in rivals:
         header += [f"{rival} t/s", "ratio (min-max)"]
     rows = []
@@ -52,15 +26,16 @@ def comparison_table(comparisons: Sequence[Comparison]) -> str:
             comparison.test.name,
             str(comparison.n_threads),
             _speed(ours),
-            share(ours.details.get("gb_s"), ours.details.get("read_share"), digits=1),
-            share(ours.details.get("gop_s"), ours.details.get("dot4_share")),
+            share(ours.detail("gb_s"), ours.detail("read_share"), digits=1),
+            _percent(ours.detail("weights_share")),
+            share(ours.detail("gop_s"), ours.detail("dot4_share")),
         ]
         sides = {side.engine: side for side in comparison.rivals}
         for rival in rivals:
             side = sides.get(rival)
             row += [_rival(side), _ratio(ours, side)] if side else ["", ""]
         rows.append(row)
-    return markdown(header, rows, n_text=2)
+    return table(header, rows, header[:2])
 
 
 def share(value: float | None, of_limit: float | None, digits: int = 0) -> str:
@@ -68,6 +43,10 @@ def share(value: float | None, of_limit: float | None, digits: int = 0) -> str:
     if value is None or of_limit is None:
         return ""
     return f"{value:.{digits}f} ({of_limit:.0%})"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
 
 
 def _speed(side: Side) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from qllama.bench import markdown
 from qllama.bench.environment import environment
 from qllama.bench.results import Results, Row
 
@@ -117,14 +118,8 @@ def as_csv(document: dict[str, Any]) -> str:
 
 def as_markdown(document: dict[str, Any]) -> str:
     """Return the rows of `document` as a table in llama-bench's columns, and the limits."""
-    cells = [_COLUMNS, *(_cells(row) for row in document["rows"])]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(_COLUMNS))]
-    rule = [
-        "-" * width if name in _TEXT_COLUMNS else "-" * (width - 1) + ":"
-        for name, width in zip(_COLUMNS, widths, strict=True)
-    ]
-    lines = [_line(line, widths) for line in (cells[0], rule, *cells[1:])]
-    return "\n".join([*lines, "", *_remarks(document), ""])
+    table = markdown.table(_COLUMNS, [_cells(row) for row in document["rows"]], _TEXT_COLUMNS)
+    return "\n".join([table, *_remarks(document), ""])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -145,14 +140,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
         gb_s,
         gop_s,
     ]
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    aligned = [
-        cell.ljust(width) if name in _TEXT_COLUMNS else cell.rjust(width)
-        for name, cell, width in zip(_COLUMNS, cells, widths, strict=True)
-    ]
-    return f"| {' | '.join(aligned)} |"
 
 
 def _size(n_bytes: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -9,9 +10,10 @@ import pytest
 
 from harness.comparison import Case, compare
 from harness.document import comparisons_in, new_document, read, write
+from harness.duel import DuelSettings, run_duel
 from harness.engines import Run
 from harness.ratios import Ratio, ratio_of_rounds
-from harness.tables import comparison_table, markdown
+from harness.tables import comparison_table
 from qllama.bench.plan import Test as BenchTest
 
 PROMPT, ANSWER = BenchTest(512, 0), BenchTest(0, 64)
@@ -38,7 +40,7 @@ def constant(name, pp, tg, log):
 
 
 def run(ours, rivals, variants=((),), rounds=3, repetitions=2):
-    return compare([CASE], ours, rivals, variants, rounds, repetitions, lambda *turn: None)
+    return compare(CASE, ours, rivals, variants, rounds, repetitions, lambda *turn: None)
 
 
 def test_compare_order_turns_around_from_round_to_round():
@@ -58,6 +60,76 @@ def test_compare_keeps_every_sample_of_every_round():
     assert answer.ours.rounds == [[30.0, 30.0]] * 3
     assert answer.rivals[0].rounds == [[20.0, 20.0]] * 3
     assert prompt.rivals[0].samples == [100.0] * 6
+
+
+def test_compare_keeps_what_engines_say_in_every_round():
+    class Talkative(FakeEngine):
+        def measure(self, *arguments):
+            runs = super().measure(*arguments)
+            for run in runs:
+                run.details = {"round": len(self._log), "gb_s": None}
+            return runs
+
+    log = []
+    _, answer = run(Talkative("qllama", {("", PROMPT): 1.0, ("", ANSWER): 1.0}, log), [])
+    assert [details["round"] for details in answer.ours.details] == [1, 2, 3]
+    assert answer.ours.detail("round") == 2
+    assert answer.ours.detail("gb_s") is None
+
+
+@pytest.mark.parametrize(
+    ("answered", "found"), [([], "none"), ([BenchTest(256, 0), ANSWER], "pp256, tg64")]
+)
+def test_compare_rival_that_answers_something_else_is_named(answered, found):
+    class Deaf(FakeEngine):
+        def measure(self, *arguments):
+            return [Run(test, [1.0]) for test in answered]
+
+    message = f"^deaf: expected results of pp512, tg64, found {found}$"
+    with pytest.raises(click.ClickException, match=message):
+        run(constant("qllama", 1, 1, []), [Deaf("deaf", {}, [])])
+
+
+@pytest.fixture
+def duel(monkeypatch, tmp_path):
+    """Run two cases of an engine that fails after so many measurements; gives its document."""
+
+    def go(n_good, error=None):
+        class Weak(FakeEngine):
+            def measure(self, *arguments):
+                if len(self._log) == n_good:
+                    raise error
+                return super().measure(*arguments)
+
+        weak = Weak("qllama", {("", PROMPT): 9.0, ("", ANSWER): 7.0}, [])
+        weak.limits = [{"read_gb_s": 20.0}]
+        monkeypatch.setattr("harness.duel.Qllama", lambda arguments: weak)
+        cases = [CASE, replace(CASE, model="3B")]
+        run_duel("side_by_side", cases, DuelSettings((), (), "", 2, 1), tmp_path / "duel.json")
+
+    return go, tmp_path / "duel.json"
+
+
+def test_duel_document_has_all_cases_and_limits(duel, capsys):
+    go, path = duel
+    go(99)
+    document = read(path)
+    assert [c.model for c in comparisons_in(document)] == ["1B", "1B", "3B", "3B"]
+    assert document["is_complete"] is True
+    assert document["limits"] == [{"read_gb_s": 20.0}]
+    assert capsys.readouterr().out.count("| 3B ") == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), click.ClickException("out of memory")])
+def test_duel_that_fails_leaves_the_cases_before(duel, capsys, error):
+    go, path = duel
+    with pytest.raises(type(error)):
+        go(3, error)
+    document = read(path)
+    assert [c.model for c in comparisons_in(document)] == ["1B", "1B"]
+    assert document["is_complete"] is False
+    assert capsys.readouterr().out.count("| 1B ") == 2
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_compare_variants_fastest_of_each_test_is_kept_after_the_first_round():
@@ -91,7 +163,11 @@ def test_ratio_of_rounds_compares_within_a_round_only():
     # The machine is twice as fast in the second round: the ratio does not see it.
     ours = [[30.0, 33.0, 90.0], [60.0]]
     theirs = [[11.0], [20.0, 20.0]]
-    assert ratio_of_rounds(ours, theirs) == Ratio(median=3.0, low=3.0, high=3.0)
+    assert ratio_of_rounds(ours, theirs) == Ratio(median=3.0, low=3.0, high=3.0, n_rounds=2)
+
+
+def test_ratio_of_a_single_round_has_no_spread():
+    assert str(ratio_of_rounds([[10.0, 12.0]], [[10.0, 10.0]])) == "1.10"
 
 
 def test_ratio_of_rounds_spread_is_that_of_the_rounds():
@@ -105,28 +181,21 @@ def test_ratio_of_rounds_without_partners_is_refused(ours, theirs):
         ratio_of_rounds(ours, theirs)
 
 
-def test_markdown_aligns_words_left_and_numbers_right():
-    assert markdown(["name", "t/s"], [["a", "12.5"], ["longer", "7"]]).splitlines() == [
-        "| name   |  t/s |",
-        "| ------ | ---: |",
-        "| a      | 12.5 |",
-        "| longer |    7 |",
-    ]
-
-
 def test_comparison_table_has_medians_shares_and_ratios_and_gaps_for_absent_rivals():
     first = run(constant("qllama", 1300.0, 30.0, []), [constant("a", 650.0, 20.0, [])])
     second = run(constant("qllama", 10.0, 5.0, []), [constant("b", 10.0, 10.0, [])])
-    first[1].ours.details = {"gb_s": 21.04, "read_share": 0.934, "gop_s": None}
+    said = {"gb_s": 21.04, "read_share": 0.934, "weights_share": 0.97, "gop_s": None}
+    # Medians of the rounds: the last one alone says something else.
+    first[1].ours.details = [said, said, said | {"gb_s": 10.0, "weights_share": 0.5}]
     lines = comparison_table([*first, *second]).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0][3:] == [
-        *("qllama t/s", "GB/s", "GOP/s"),
+        *("qllama t/s", "GB/s", "of weights", "GOP/s"),
         *("a t/s", "ratio (min-max)", "b t/s", "ratio (min-max)"),
     ]
-    assert cells[2] == ["1B", "pp512", "2", "1300", "", "", "650.0", "2.00 (2.00-2.00)", "", ""]
-    assert cells[3][3:8] == ["30.0", "21.0 (93%)", "", "20.0", "1.50 (1.50-1.50)"]
-    assert cells[5][3:] == ["5.0", "", "", "", "", "10.0", "0.50 (0.50-0.50)"]
+    assert cells[2] == ["1B", "pp512", "2", "1300", *3 * [""], "650.0", "2.00 (2.00-2.00)", "", ""]
+    assert cells[3][3:9] == ["30.0", "21.0 (93%)", "97%", "", "20.0", "1.50 (1.50-1.50)"]
+    assert cells[5][3:] == ["5.0", *5 * [""], "10.0", "0.50 (0.50-0.50)"]
 
 
 def test_document_comparisons_are_read_as_they_were_written(tmp_path):

@@ -145,15 +145,25 @@ def test_qllama_measure_reads_what_the_command_prints(monkeypatch):
         asked.append(command)
         row = {"n_prompt": 0, "n_gen": 4, "depth": 0, "n_parallel": 2, "samples_ts": [8.0]}
         details = dict.fromkeys(engines._QLLAMA_DETAILS, 1.5)
+        weights = {"m": {"2": {"median": 2.0}}}
         limits = {"read_gb_s": {"2": {"median": 20.0}}, "dot4_gop_s": {"2": {"median": 900.0}}}
-        return json.dumps({"rows": [row | details], "limits": limits})
+        return json.dumps({"rows": [row | details], "limits": limits | {"weights_gb_s": weights}})
 
     monkeypatch.setattr(engines, "_output_of", output_of)
     engine = Qllama(["--no-mmap"])
     (run,) = engine.measure(Path("m.qlm"), [BenchTest(0, 4, n_parallel=2)], 2, 3)
     assert (run.test, run.samples) == (BenchTest(0, 4, n_parallel=2), [8.0])
     assert run.details["read_share"] == 1.5
-    assert engine.limits == [{"threads": 2, "read_gb_s": 20.0, "dot4_gop_s": 900.0}]
+    assert run.details["weights_share"] == 0.75
+    assert engine.limits == [
+        {
+            "model": "m.qlm",
+            "threads": 2,
+            "read_gb_s": 20.0,
+            "dot4_gop_s": 900.0,
+            "weights_gb_s": 2.0,
+        }
+    ]
     assert asked[0][2:] == shlex.split(
         "bench m.qlm -t 2 -d 0 -p 0 -n 4 -np 2 -r 3 -o json --no-mmap"
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -15,7 +17,7 @@ from harness.comparison import Comparison, Side
 from harness.document import new_document, write
 from harness.kernel_rows import Row, kernel_table
 from harness.program import LAUNCH
-from harness.reports import filled, results_in
+from harness.reports import as_markdown, filled
 from harness.start_rows import startup_table
 from qllama.bench.plan import Test as BenchTest
 
@@ -33,7 +35,7 @@ def comparison(test, ours, theirs):
         "1B",
         test,
         2,
-        Side("qllama", "1b.qlm", rounds=[[ours]], details=details),
+        Side("qllama", "1b.qlm", rounds=[[ours]], details=[details]),
         [Side("rival", "1b.gguf", rounds=[[theirs]])],
     )
 
@@ -82,13 +84,30 @@ def test_filled_replaces_what_is_in_a_place_and_nothing_else(documents, tmp_path
         "<!-- end of results -->\nafter\n"
         "<!-- results: kernels.json -->\n<!-- end of results -->\nend\n"
     )
-    assert results_in(text) == ["startup.json", "kernels.json"]
     once = filled(text, tmp_path)
     assert "old" not in once
     assert once.startswith("# Title\n\n<!-- results: startup.json -->\n| start ")
     assert "<!-- end of results -->\nafter\n<!-- results: kernels.json -->\n| model" in once
     assert once.endswith("<!-- end of results -->\nend\n")
     assert filled(once, tmp_path) == once
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rounds": 3, "repetitions": 1, "variants": []}, "3 rounds of 1 sample."),
+        ({"rounds": 1, "repetitions": 2}, "1 round of 2 samples."),
+        ({"repetitions": 5}, "5 samples."),
+    ],
+)
+def test_document_says_how_often_everything_was_measured(settings, said):
+    document = new_document("kernels", settings, {"kernels": [asdict(ROW)]})
+    assert as_markdown(document).endswith(f"; {said}\n")
+
+
+def test_document_that_is_not_complete_says_so():
+    document = new_document("kernels", {"rounds": 2}, {"kernels": [], "is_complete": False})
+    assert as_markdown(document).endswith("2 rounds; **not all that was to be measured**.\n")
 
 
 def test_filled_place_without_a_document_is_kept(tmp_path):
@@ -106,7 +125,8 @@ def test_filled_place_of_another_file_is_refused(tmp_path):
 @pytest.mark.parametrize("path", sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name)
 def test_docs_results_are_those_of_the_documents(path):
     text = path.read_text(encoding="utf-8")
-    assert [name for name in results_in(text) if not (path.parent / name).exists()] == []
+    documents = re.findall(r"<!-- results: (\S+) -->", text)
+    assert [name for name in documents if not (path.parent / name).exists()] == []
     # Else: python benchmarks/fill_docs.py docs/benchmarks.md
     assert filled(text, path.parent) == text
 
