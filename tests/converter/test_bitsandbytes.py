@@ -111,7 +111,10 @@ def test_int8_without_a_format_is_by_rows(tmp_path, missing):
         ),
         ({f"{Q_PROJ}.weight_format": np.array(2, np.uint8)}, "in the order col_turing, expected"),
         ({f"{Q_PROJ}.weight_format": np.array(9, np.uint8)}, "in the order 9, expected row"),
-        ({"model.norm.weight_format": np.array(0, np.uint8)}, r"norm\.weight_format': expected one of the types .*uint8"),
+        (
+            {"model.norm.weight_format": np.array(0, np.uint8)},
+            r"norm\.weight_format': expected one of the types .*uint8",
+        ),
     ],
 )
 def test_int8_tensors_that_do_not_belong_together_are_refused(tmp_path, changes, message):
