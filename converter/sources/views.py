@@ -15,6 +15,7 @@ from converter.sources.base import SourceTensor
 
 __all__ = [
     "Columns",
+    "Grouped",
     "LowRankUpdate",
     "Reordered",
     "RowSlice",
@@ -22,6 +23,9 @@ __all__ = [
     "Transposed",
     "interleaved_to_half_split",
 ]
+
+# Of the matrix that a `Transposed` cuts columns from.
+_TRANSPOSED_VALUES = 1 << 20
 
 
 class RowSlice(SourceTensor):
@@ -103,20 +107,61 @@ class Reordered(SourceTensor):
         return self._tensor.read(first, int(wanted.max()) + 1)[wanted - first]
 
 
+class Grouped(SourceTensor):
+    """The same few rows of every group of rows: a matrix that was fused group by group.
+
+    Parameters
+    ----------
+    tensor : SourceTensor
+        Whole groups of `group` rows.
+    group, first, n : int
+        Rows `first` to `first` + `n` - 1 of each group are the view's.
+    """
+
+    def __init__(self, tensor: SourceTensor, group: int, first: int, n: int) -> None:
+        self._tensor = tensor
+        self._group = group
+        self._first = first
+        self._n = n
+        self.where = f"{tensor.where}, rows {first} to {first + n - 1} of every {group}"
+        self.shape = (tensor.shape[0] // group * n, *tensor.shape[1:])
+        self.source_type = tensor.source_type
+        self.n_bytes = tensor.n_bytes // group * n
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Decode rows `start` to `stop` - 1; see `SourceTensor.read`."""
+        if self._n == 1:
+            rows = self._tensor.read(start * self._group, stop * self._group)
+            return np.ascontiguousarray(rows[self._first :: self._group])
+        pieces = []
+        for group in range(start // self._n, (stop - 1) // self._n + 1):
+            row = group * self._n
+            offset = group * self._group + self._first - row
+            pieces.append(
+                self._tensor.read(max(start, row) + offset, min(stop, row + self._n) + offset)
+            )
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
 class Transposed(SourceTensor):
-    """A matrix whose columns are the rows; every read reads all of it, so it must be small."""
+    """A matrix that is stored with its columns as rows; every read goes through all of them."""
 
     def __init__(self, tensor: SourceTensor) -> None:
         self._tensor = tensor
         self.where = tensor.where
-        self.shape = tensor.shape[::-1]
+        self.shape = (tensor.shape[1], tensor.shape[0])
         self.source_type = tensor.source_type
         self.n_bytes = tensor.n_bytes
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Decode rows `start` to `stop` - 1; see `SourceTensor.read`."""
-        whole = self._tensor.read(0, self._tensor.shape[0])
-        return np.ascontiguousarray(whole[:, start:stop].T)
+        rows, k = self.shape
+        values = np.empty((stop - start, k), np.float32)
+        step = max(1, _TRANSPOSED_VALUES // rows)
+        for first in range(0, k, step):
+            last = min(first + step, k)
+            values[:, first:last] = self._tensor.read(first, last)[:, start:stop].T
+        return values
 
 
 class LowRankUpdate(SourceTensor):

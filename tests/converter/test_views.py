@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from converter.sources import views
 from converter.sources.base import SourceTensor
 from converter.sources.views import (
     Columns,
+    Grouped,
     Reordered,
     RowSlice,
     Stacked,
+    Transposed,
     interleaved_to_half_split,
 )
 
@@ -98,3 +101,29 @@ def test_interleaved_to_half_split_makes_rope_of_pairs_rope_of_halves(head_dim):
     rotated_halves[:, 0] = halves[:, 0] * np.cos(angles) - halves[:, 1] * np.sin(angles)
     rotated_halves[:, 1] = halves[:, 1] * np.cos(angles) + halves[:, 0] * np.sin(angles)
     np.testing.assert_array_equal(rotated_pairs.reshape(-1)[order], rotated_halves.reshape(-1))
+
+
+@pytest.mark.parametrize(("first", "n"), [(0, 3), (3, 1), (4, 2), (5, 1)])
+@pytest.mark.parametrize("values", [VALUES, VALUES[:, 0]], ids=["matrix", "vector"])
+def test_grouped_is_the_same_rows_of_every_group(values, first, n):
+    groups = values.reshape(4, 6, -1)[:, first : first + n]
+    check(Grouped(Recorded(values), 6, first, n), groups.reshape(-1, *values.shape[1:]))
+
+
+def test_grouped_reads_no_rows_of_others():
+    tensor = Recorded(VALUES)
+    Grouped(tensor, 6, 2, 3).read(2, 7)
+    assert tensor.rows == [(4, 5), (8, 11), (14, 15)]
+
+
+@pytest.mark.parametrize("values_at_once", [1, 13, 1000])
+def test_transposed_is_the_transpose(values_at_once, monkeypatch):
+    monkeypatch.setattr(views, "_TRANSPOSED_VALUES", values_at_once)
+    check(Transposed(Recorded(VALUES)), VALUES.T)
+
+
+def test_transposed_reads_a_bounded_part_at_a_time(monkeypatch):
+    monkeypatch.setattr(views, "_TRANSPOSED_VALUES", 30)
+    tensor = Recorded(VALUES)
+    Transposed(tensor).read(1, 3)
+    assert {stop - start for start, stop in tensor.rows} <= {5, 4}
