@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from converter.wording import shown
+from converter.wording import listed
 from qllama.errors import ConversionError
 from qllama.tensors import EMBEDDING, FINAL_NORM, HEAD, ROPE_DIVISORS
 
@@ -93,19 +93,13 @@ def check_tensors(
     if extra:
         raise ConversionError(
             f"{path}: tensor(s) that qllama has no use for, so the model is not what its "
-            f"metadata says: {_listed(extra)}"
+            f"metadata says: {listed(extra)}"
         )
     missing = [name for name in expected if name not in found]
     if missing:
-        raise ConversionError(f"{path}: missing tensor(s): {_listed(missing)}")
+        raise ConversionError(f"{path}: missing tensor(s): {listed(missing)}")
     for name, shape in expected.items():
         if found[name] != shape:
             raise ConversionError(
                 f"{path}: tensor {name}: expected shape {shape}, found {found[name]}"
             )
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = [shown(name) for name in names]
-    first = ", ".join(names[:5])
-    return first if len(names) <= 5 else f"{first} and {len(names) - 5} more"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["quoted", "shown"]
+from collections.abc import Iterable
+
+__all__ = ["listed", "quoted", "shown"]
 
 _MAX_LENGTH = 80
+_MAX_LISTED = 5
 
 
 def quoted(value: object) -> str:
@@ -16,3 +19,11 @@ def quoted(value: object) -> str:
 def shown(name: str) -> str:
     """Return a name as it is, or quoted where it is long or would disturb a terminal."""
     return name if name.isprintable() and len(name) <= _MAX_LENGTH else quoted(name)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the first few of some names, and how many more there are."""
+    all_names = [shown(name) for name in names]
+    first = ", ".join(all_names[:_MAX_LISTED])
+    more = len(all_names) - _MAX_LISTED
+    return first if more <= 0 else f"{first} and {more} more"

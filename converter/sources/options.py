@@ -25,9 +25,12 @@ class SourceOptions:
         File or directory with the tokenizer, in place of the checkpoint's own.
     rope_layout : str or None
         Row order of q and k in checkpoints that do not tell it.
+    fused_layout : str or None
+        Row order of fused matrices in checkpoints that do not tell it.
     """
 
     format: str | None = None
     config: Path | None = None
     tokenizer: Path | None = None
     rope_layout: str | None = None
+    fused_layout: str | None = None

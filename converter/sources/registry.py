@@ -90,7 +90,9 @@ def _is_meta(path: Path) -> bool:
 
 
 def _is_mindspore(path: Path) -> bool:
-    return bool(_names(path, "*.ckpt")) if path.is_dir() else path.suffix == ".ckpt"
+    if path.is_dir():
+        return bool(_names(path, "*.ckpt") or _names(path, "rank_*/*.ckpt"))
+    return path.suffix == ".ckpt"
 
 
 # A directory is the first that it matches: published repositories repeat the same weights in
@@ -119,11 +121,16 @@ FORMATS: dict[str, Format] = {
         "MindSpore .ckpt files with MindFormers' names",
         "mindspore",
         _is_mindspore,
-        ("config", "tokenizer", "rope_layout"),
+        ("config", "tokenizer", "rope_layout", "fused_layout"),
     ),
 }
 
-_FLAGS = {"config": "--config", "tokenizer": "--tokenizer", "rope_layout": "--rope-layout"}
+_FLAGS = {
+    "config": "--config",
+    "tokenizer": "--tokenizer",
+    "rope_layout": "--rope-layout",
+    "fused_layout": "--fused-layout",
+}
 
 
 def open_source(path: Path, options: SourceOptions | None = None) -> CheckpointSource:

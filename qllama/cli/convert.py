@@ -63,6 +63,7 @@ def command(
     config: Path | None,
     tokenizer: Path | None,
     rope_layout: str | None,
+    fused_layout: str | None,
     adapters: tuple[str, ...],
     dry_run: bool,
     threads: int | None,
@@ -84,7 +85,7 @@ def command(
 
         merged = [adapter_argument(text) for text in adapters]
     out = out or outfile
-    options = SourceOptions(source_format, config, tokenizer, rope_layout)
+    options = SourceOptions(source_format, config, tokenizer, rope_layout, fused_layout)
     if dry_run:
         from qllama.cli.dry_run import as_text
 

@@ -136,9 +136,16 @@ def model_argument(command: _Command) -> _Command:
 def source_options(command: _Command) -> _Command:
     """Give `command` what a user may say of a checkpoint.
 
-    It receives `source_format`, `config`, `tokenizer` and `rope_layout`, None where not given.
+    It receives `source_format`, `config`, `tokenizer`, `rope_layout` and `fused_layout`, None
+    where not given.
     """
     for option in (
+        click.option(
+            "--fused-layout",
+            type=click.Choice(("grouped", "stacked"), case_sensitive=False),
+            help="Row order of MindFormers' fused matrices, which no file tells: grouped by "
+            "head since its version 1.4, stacked before.",
+        ),
         click.option(
             "--rope-layout",
             type=click.Choice(("half-split", "interleaved"), case_sensitive=False),

@@ -84,7 +84,12 @@ def test_registry_unknown_format_lists_those_there_are(tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "flag"),
-    [("config", "--config"), ("tokenizer", "--tokenizer"), ("rope_layout", "--rope-layout")],
+    [
+        ("config", "--config"),
+        ("tokenizer", "--tokenizer"),
+        ("rope_layout", "--rope-layout"),
+        ("fused_layout", "--fused-layout"),
+    ],
 )
 def test_registry_option_that_a_format_has_no_use_for_is_refused(tmp_path, option, flag):
     source = write_gguf(tmp_path / "m.gguf")

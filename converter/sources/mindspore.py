@@ -1,0 +1,228 @@
+"""MindSpore `.ckpt` files of Llama models, as MindFormers makes them.
+
+Owns the way from a path to a source: which file of a directory, whose config, what the
+options say of row order. The container is `mindspore_file`'s, names and row order are
+`mindformers_names`', YAML files `mindformers_config`'s.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from converter.hf_config import config_from_hugging_face
+from converter.hf_tensors import canonical_tensors
+from converter.json_files import read_json_object
+from converter.mindformers_config import hugging_face_values
+from converter.mindformers_names import (
+    FUSED_LAYOUTS,
+    ROPE_LAYOUTS,
+    Layouts,
+    hugging_face_names,
+    unfused,
+)
+from converter.sources.base import CheckpointSource, OpenedSource, SourceTensor
+from converter.sources.mindspore_file import CheckpointFile, Entry, check_crc, scan
+from converter.sources.options import SourceOptions
+from converter.sources.stored import StoredArray
+from converter.tokenizer_files import tokenizer_from_path
+from converter.wording import listed, quoted
+from qllama.config import TokenizerConfig
+from qllama.errors import ConversionError, UnsupportedModelError
+
+__all__ = ["open_checkpoint"]
+
+_DTYPES: dict[str, npt.DTypeLike] = {
+    "Float16": "<f2",
+    "BFloat16": ml_dtypes.bfloat16,
+    "Float32": "<f4",
+}
+
+_MAX_YAML_BYTES = 1 << 20
+_YAML = (".yaml", ".yml")
+# PREFIX-EPOCH_STEP.ckpt, as MindSpore's callbacks name what they save.
+_STEP = re.compile(r"-([0-9]+)_([0-9]+)\.ckpt")
+_RANK = re.compile(r"(?:^|_)rank_([0-9]+)(?=[_.-]|$)")
+
+
+def open_checkpoint(path: Path, options: SourceOptions) -> CheckpointSource:
+    """Open a MindSpore checkpoint.
+
+    Parameters
+    ----------
+    path : Path
+        The file, or a directory with one.
+    options : SourceOptions
+        Makes use of `config`, `tokenizer`, `rope_layout` and `fused_layout`; where the
+        first two are None, they are looked for beside the file.
+
+    Raises
+    ------
+    ConversionError
+        When the path is not one whole checkpoint, is damaged, or lacks a tensor or what
+        only an option can say.
+    UnsupportedModelError
+        When the model needs what qllama does not compute.
+    """
+    path = _file(path) if path.is_dir() else path
+    layouts = Layouts(
+        _choice("--rope-layout", options.rope_layout, ROPE_LAYOUTS) or ROPE_LAYOUTS[0],
+        _choice("--fused-layout", options.fused_layout, FUSED_LAYOUTS),
+    )
+    file = scan(path)
+    tags = [e.tag for e in file.entries.values() if e.tensor_type not in ("str", "random_op")]
+    names = hugging_face_names(path, tags)
+    config_path = options.config or _config_beside(path)
+    values = _config_values(config_path)
+    all_names = {name for parts in names.values() for name in parts}
+    config = config_from_hugging_face(config_path, values, all_names)
+    checksum = _Checksum(file)
+    stored = {tag: _tensor(file, file.entries[tag], checksum) for tag in names}
+    raw = unfused(path, stored, names, config, layouts)
+
+    def load_tokenizer() -> tuple[TokenizerConfig, bytes]:
+        return tokenizer_from_path(options.tokenizer or path.parent, config.vocab_size, values)
+
+    return OpenedSource(
+        config=config,
+        load_tokenizer=load_tokenizer,
+        tensors=canonical_tensors(path, raw, config),
+        files=(path,),
+        provenance={
+            "format": "mindspore",
+            "metadata": {
+                "config": config_path.name,
+                "rope_layout": layouts.rope,
+                "fused_layout": layouts.fused,
+            },
+        },
+    )
+
+
+def _choice(flag: str, value: str | None, choices: tuple[str, ...]) -> str | None:
+    if value not in (None, *choices):
+        raise ConversionError(f"{flag}: expected {' or '.join(choices)}, found {quoted(value)}")
+    return value
+
+
+def _file(directory: Path) -> Path:
+    """Find the one checkpoint of a directory; explain what lies there if there are several."""
+    found = [p for p in directory.glob("*.ckpt") if not p.stem.endswith("strategy")]
+    ranks = [p for p in directory.glob("rank_*") if p.is_dir() and any(p.glob("*.ckpt"))]
+    if not found and len(ranks) == 1:
+        return _file(ranks[0])
+    if len(found) == 1:
+        return found[0]
+    if not found and not ranks:
+        raise ConversionError(f"{directory}: expected a .ckpt file in it, found none")
+    numbers = {m[1] for p in [*found, *ranks] if (m := _RANK.search(p.name))}
+    if len(numbers) > 1:
+        raise ConversionError(
+            f"{directory}: the files of {len(numbers)} ranks (devices) of one training: slices of "
+            "the model, unless each is whole; merge them with mindspore.transform_checkpoints, or "
+            "give the path of one file that is whole"
+        )
+    steps = {p: tuple(map(int, m.groups())) for p in found if (m := _STEP.search(p.name))}
+    if len(steps) == len(found):
+        newest = max(steps, key=lambda p: steps[p])
+        raise ConversionError(
+            f"{directory}: {len(found)} checkpoints of one training (PREFIX-EPOCH_STEP.ckpt); give "
+            f"the path of one, the last is {newest.name}"
+        )
+    raise ConversionError(
+        f"{directory}: {len(found)} checkpoints, each a model of its own; give the path of one: "
+        f"{listed(sorted(p.name for p in found))}"
+    )
+
+
+def _config_beside(path: Path) -> Path:
+    config = path.with_name("config.json")
+    if config.is_file():
+        return config
+    found = [p for p in path.parent.iterdir() if p.suffix in _YAML]
+    if len(found) == 1:
+        return found[0]
+    there = f"there are {len(found)} YAML files" if found else "there is no config.json"
+    raise ConversionError(
+        f"{path}: holds no hyperparameters, and {there} beside it; give --config, a config.json "
+        "or a YAML file of MindFormers"
+    )
+
+
+def _config_values(path: Path) -> dict[str, Any]:
+    """Read a `config.json`, or translate a YAML file to one."""
+    if path.suffix not in _YAML:
+        return read_json_object(path)
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_YAML_BYTES + 1)
+    except OSError as e:
+        raise ConversionError(f"{path}: cannot be read: {e.strerror or e}") from e
+    if len(text) > _MAX_YAML_BYTES:
+        raise ConversionError(f"{path}: expected a configuration, found more than 1 MiB")
+    try:
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        raise ConversionError(f"{path}: expected YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(document, dict):
+        raise ConversionError(f"{path}: expected a YAML object, found {quoted(document)}")
+    return hugging_face_values(path, document)
+
+
+def _tensor(file: CheckpointFile, entry: Entry, checksum: _Checksum) -> SourceTensor:
+    where = f"{file.path}: tensor {quoted(entry.tag)}"
+    dtype = _DTYPES.get(entry.tensor_type)
+    if dtype is None:
+        raise UnsupportedModelError(
+            f"{where} is of type {quoted(entry.tensor_type)}, expected {', '.join(_DTYPES)}; "
+            "of a quantized checkpoint, convert the one that it was made from"
+        )
+    return _CheckedArray(where, file.path, dtype, entry, checksum)
+
+
+class _Checksum:
+    """A file's checksum, compared once, before anything is read of the file."""
+
+    def __init__(self, file: CheckpointFile) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._compared = file.crc is None
+        self._error: ConversionError | None = None
+
+    def check(self) -> None:
+        if self._compared:
+            return
+        with self._lock:
+            if self._error is None and not self._compared:
+                try:
+                    check_crc(self._file)
+                except ConversionError as e:
+                    self._error = e
+        if self._error is not None:
+            raise self._error
+        self._compared = True
+
+
+class _CheckedArray(StoredArray):
+    """A tensor of a file that may have a checksum.
+
+    The checksum covers gigabytes, so that it is not compared before a weight is wanted.
+    """
+
+    def __init__(
+        self, where: str, path: Path, dtype: npt.DTypeLike, entry: Entry, checksum: _Checksum
+    ) -> None:
+        super().__init__(where, path, dtype, entry.dims, entry.extents)
+        self._checksum = checksum
+
+    def read_stored(self, start: int, stop: int) -> npt.NDArray[np.generic]:
+        """Read rows `start` to `stop` - 1 in the type they are stored in."""
+        self._checksum.check()
+        return super().read_stored(start, stop)
