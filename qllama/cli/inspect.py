@@ -68,6 +68,7 @@ def command(
     config: Path | None,
     tokenizer: Path | None,
     rope_layout: str | None,
+    fused_layout: str | None,
 ) -> None:
     """Show the architecture, weights, tokenizer and origin of MODEL, and what it takes to run.
 
@@ -83,7 +84,9 @@ def command(
     from qllama.cli.inspection.tables import as_markdown, as_table, terminal
     from qllama.kernels.cores import default_n_threads
 
-    subject = _subject(model, SourceOptions(source_format, config, tokenizer, rope_layout))
+    subject = _subject(
+        model, SourceOptions(source_format, config, tokenizer, rope_layout, fused_layout)
+    )
     contexts = chosen_contexts(subject.config, ctx_size)
     n_threads = threads or default_n_threads()
     measured = _read_gb_s(n_threads) if speed and output_format != "mermaid" else None
