@@ -115,14 +115,14 @@ def load_splats(b: Any, isa: Isa, pointer: Value, count: int, kind: Any, lanes: 
     return splats
 
 
-def prefetch(b: Any, pointer: Value, *, write: bool = False) -> None:
+def prefetch(b: Any, pointer: Value, *, nearest: bool = False, write: bool = False) -> None:
     """Ask for the line of memory at `pointer`, to read it or to `write` it.
 
-    What is read streams by: it comes to the second-level cache. An address that is not
-    there does no harm.
+    It comes to the second-level cache; to the `nearest` one, too, and to `write`. An
+    address that is not there does no harm.
     """
     name, kinds = "llvm.prefetch.p0", [I8.as_pointer(), I32, I32, I32]
-    options = (int(write), 2 + int(write), 1)  # to write; how near; data
+    options = (int(write), 3 if nearest or write else 2, 1)  # to write; how near; data
     b.call(declare(b, name, ir.VoidType(), kinds), [pointer, *map(I32, options)])
 
 
