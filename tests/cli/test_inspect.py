@@ -10,9 +10,12 @@ import sys
 import pytest
 from gguf import GGMLQuantizationType as Ggml
 from tiny_gguf import write_gguf
-from tiny_qlm import SPECS
+from tiny_qlm import CONFIG, SPECS
 
 from qllama.cli import inspect as inspect_module
+from qllama.config import TokenizerConfig
+from qllama.format import QlmWriter
+from qllama.format.spec import tensor_n_bytes
 
 
 @pytest.fixture
@@ -55,15 +58,15 @@ def test_inspect_table_shows_the_tree_the_parts_and_the_costs(inspect, tiny_qlm)
     assert "  attention            4 query heads on 2 KV heads of 8, 2 on each (GQA)" in text
     assert section(text, "Modules")[:4] == [
         "  module                           shape  parameters   share  type",
-        "  llama                                       17,568  100.0%  f32 q4 q8_0",
+        "  llama                                       17,568  100.0%",
         "  ├ embed_tokens                258 x 32       8,256   47.0%  q8_0",
-        "  ├ layers.0                                   9,280   52.8%  f32 q4",
+        "  ├ layers.0                                   9,280   52.8%",
     ]
     assert section(text, "Modules")[-1].split() == ["└", "norm", "32", "32", "0.2%", "f32"]
     assert section(text, "Weights")[0].split() == [
-        *("part", "parameters", "share", "a", "layer", "size", "bits/weight", "types")
+        *("part", "parameters", "share", "a", "layer", "size", "bits", "types")
     ]
-    assert section(text, "To run")[1].split()[:3] == ["q4", "7.68", "128"]
+    assert section(text, "To run")[1].split()[:3] == ["q4", "128", "16.5"]
     assert "tokens/s" not in text
     assert "  hidden_size              32" in section(text, "Hyperparameters")
     assert "  rms_norm_eps             1e-05" in text
@@ -86,7 +89,7 @@ def test_inspect_speed_is_estimated_from_what_was_just_measured(run, tiny_qlm, m
     text = run("inspect", str(tiny_qlm), "-t", "3").stdout
     assert measured == [3]
     assert "3 threads have just read memory at 12.5 GB/s" in text
-    assert section(text, "To run")[0].endswith("tokens/s  at the end")
+    assert section(text, "To run")[0].split()[-3:] == ["tokens/s", "at", "end"]
 
 
 def test_inspect_context_is_the_one_asked_for(inspect, tiny_qlm):
@@ -109,8 +112,22 @@ def test_inspect_mermaid_draws_the_forward_pass(inspect, tiny_qlm):
     assert text.startswith("flowchart TD\n")
     assert 'subgraph block["decoder block, 1 times"]' in text
     assert "4 query, 2 KV heads of 8" in text
-    assert "q8_0, tied" in text
+    assert "self_attn, RoPE<br/>4 query, 2 KV heads of 8<br/>3.072 k q4" in text
+    assert "lm_head<br/>32 to 258<br/>8.256 k q8_0, tied" in text
     assert text.count('["') + text.count("[(") == text.count('"]') + text.count(")]")
+
+
+def test_inspect_file_that_cannot_run_says_why(inspect, tmp_path):
+    path = tmp_path / "bad.qlm"
+    tokenizer = TokenizerConfig("tokenizers")
+    specs = [spec for spec in SPECS if ".mlp." not in spec.name]
+    with QlmWriter(path, CONFIG, tokenizer, b"{}", specs, {}, {}) as writer:
+        for spec in specs:
+            writer.write(spec.name, bytes(tensor_n_bytes(spec)))
+    text = inspect(path).stdout
+    assert "  tensor model.layers.0.mlp.up_proj.weight is missing" in section(text, "Problems")
+    assert "To run" not in text.splitlines()
+    assert "mlp, SwiGLU<br/>64 wide<br/>missing" in inspect(path, "--format", "mermaid").stdout
 
 
 def test_inspect_checkpoint_is_shown_as_it_is_and_as_it_would_become(inspect, tmp_path):
@@ -120,7 +137,7 @@ def test_inspect_checkpoint_is_shown_as_it_is_and_as_it_would_become(inspect, tm
     modules = section(text, "Modules")
     rows = [line.split("  ") for line in modules]
     cells = [[cell.strip() for cell in row if cell] for row in rows]
-    assert ["├ layers.0-1", "2 times", "590,848", "89.5%", "F32 Q5_0"] in cells
+    assert ["├ layers.0-1", "2 times", "590,848", "89.5%"] in cells
     assert ["│ │ ├ q_proj", "256 x 256 + bias", "65,792", "10.0%", "F32 Q5_0"] in cells
     runs = section(text, "To run, once converted")
     assert [line.split()[0] for line in runs[1:4]] == ["q4", "q8", "f16"]

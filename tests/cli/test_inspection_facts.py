@@ -9,12 +9,11 @@ import pytest
 from tiny_qlm import CONFIG
 
 from converter.sources.base import OpenedSource, SourceTensor
-from qllama.cli.inspection import subject as subject_module
 from qllama.cli.inspection.costs import MachineFacts, chosen_contexts
 from qllama.cli.inspection.facts import gather_facts, part_of
 from qllama.cli.inspection.modules import module_tree
 from qllama.cli.inspection.subject import TensorFacts, subject_of_checkpoint, subject_of_file
-from qllama.config import ModelConfig, RopeScaling
+from qllama.config import ModelConfig, RopeScaling, TokenizerConfig
 from qllama.errors import ContextLengthError, TokenizerError
 from qllama.format import QlmWriter, TensorSpec
 from qllama.format.reader import QlmFile
@@ -209,7 +208,7 @@ def test_facts_file_runs_as_it_is(facts):
 def test_facts_file_that_lacks_a_tensor_names_it_and_has_no_costs(tmp_path):
     path = tmp_path / "bad.qlm"
     specs = [TensorSpec("model.norm.weight", "f32", (32,)), TensorSpec("odd", "f32", (3,))]
-    tokenizer = subject_module.TokenizerConfig("tokenizers")
+    tokenizer = TokenizerConfig("tokenizers")
     with QlmWriter(path, CONFIG, tokenizer, b"{}", specs, {}, {}) as writer:
         for spec in specs:
             writer.write(spec.name, bytes(tensor_n_bytes(spec)))

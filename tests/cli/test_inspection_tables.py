@@ -7,7 +7,14 @@ import io
 import pytest
 from rich.console import Console
 
-from qllama.cli.inspection.tables import Section, as_markdown, as_table, human_size, pairs
+from qllama.cli.inspection.tables import (
+    Section,
+    as_markdown,
+    as_table,
+    human_count,
+    human_size,
+    pairs,
+)
 
 TABLE = Section(
     "Parts",
@@ -36,6 +43,14 @@ def test_human_size_chooses_the_unit(n_bytes, text):
     assert human_size(n_bytes) == text
 
 
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [(999, "999"), (1000, "1 k"), (3_212_749_824, "3.213 G"), (51_520_000_000_000, "51.52 T")],
+)
+def test_human_count_chooses_the_unit(n, text):
+    assert human_count(n) == text
+
+
 def test_table_aligns_numbers_to_the_right_and_ends_lines_at_their_text():
     assert as_table([TABLE, pairs("Facts", {"a": None, "bb": [1]})], plain()).splitlines() == [
         "Parts",
@@ -59,6 +74,15 @@ def test_table_folds_long_values_where_a_terminal_ends():
     text = as_table([pairs("Facts", {"key": "x" * 100})], plain(width=40))
     assert max(map(len, text.splitlines())) <= 40
     assert text.count("x") == 100
+
+
+def test_table_folds_no_column_but_the_last():
+    text = as_table(
+        [TABLE, Section("Kinds", ("a", "b"), (("x" * 20, "y " * 20),))], plain(width=40)
+    )
+    assert text.count("x" * 20) == 1
+    assert sum(line.count("y") for line in text.splitlines()) == 20
+    assert max(map(len, text.splitlines())) <= 40
 
 
 def test_table_shows_control_characters_as_escapes():

@@ -9,7 +9,7 @@ from typing import Any
 from qllama.cli.inspection.costs import RunFacts
 from qllama.cli.inspection.facts import ModelFacts
 from qllama.cli.inspection.modules import ModuleFacts
-from qllama.cli.inspection.tables import Section, human_size, pairs
+from qllama.cli.inspection.tables import Section, human_count, human_size, pairs
 
 __all__ = ["ASCII_GUIDES", "LINE_GUIDES", "MARKDOWN_GUIDES", "Guides", "sections"]
 
@@ -70,7 +70,7 @@ def _summary(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     yield "size", f"{human_size(facts.file_n_bytes)} ({facts.file_n_bytes:,} bytes)"
     yield (
         "parameters",
-        f"{facts.parameters:,} ({_short_count(facts.parameters)}) at "
+        f"{facts.parameters:,} ({human_count(facts.parameters)}) at "
         f"{total.bits_per_weight:.2f} bits",
     )
     if facts.parameters_untied != facts.parameters:
@@ -85,8 +85,8 @@ def _summary(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     yield "vocabulary", f"{config['vocab_size']:,}"
     yield (
         "work per token",
-        f"{_short_count(facts.macs_per_token)} multiply-adds, "
-        f"{_short_count(2 * facts.macs_per_token)} FLOPs, attention apart",
+        f"{human_count(facts.macs_per_token)} multiply-adds, "
+        f"{human_count(2 * facts.macs_per_token)} FLOPs, attention apart",
     )
     yield (
         "KV cache per token",
@@ -146,7 +146,8 @@ def _module_rows(
         f"{module.count} times" if folded else shape + " + bias" * module.has_bias,
         f"{module.parameters:,}",
         _percent(module.count * module.parameters / total),
-        " ".join(module.types),
+        # Of a module that only holds others, theirs are shown.
+        " ".join(module.types) if shape else "",
     )
     for i, child in enumerate(module.children):
         is_last = i == len(module.children) - 1
@@ -172,7 +173,7 @@ def _parts(facts: ModelFacts) -> Section:
         )
         for part in facts.parts
     )
-    columns = ("part", "parameters", "share", "a layer", "size", "bits/weight", "types")
+    columns = ("part", "parameters", "share", "a layer", "size", "bits", "types")
     return Section("Weights", columns, rows, numbers=columns[1:6])
 
 
@@ -180,8 +181,8 @@ def _contexts(facts: ModelFacts) -> Section:
     rows = tuple(
         (
             f"{c.n_ctx:,}",
-            _short_count(c.macs),
-            _short_count(c.flops),
+            human_count(c.macs),
+            human_count(c.flops),
             human_size(c.kv_n_bytes),
             human_size(c.kv_q8_n_bytes),
         )
@@ -193,18 +194,17 @@ def _contexts(facts: ModelFacts) -> Section:
 
 
 def _runs(facts: ModelFacts) -> Section:
-    columns = ["type", "bits", "context", "weights", "KV cache", "buffers", "memory"]
+    columns = ["type", "context", "weights", "KV cache", "buffers", "memory"]
     machine = facts.machine
     note = (
-        f"Memory: committed as it is used, {human_size(machine.free_n_bytes)} are free here; the "
-        "program itself takes some 200 MiB more."
+        f"Memory is taken as it is used; {human_size(machine.free_n_bytes)} are free here. "
+        "The program takes some 200 MiB more."
     )
     if machine.read_gb_s is not None:
-        columns += ["tokens/s", "at the end"]
+        columns += ["tokens/s", "at end"]
         note += (
-            f"\ntokens/s: an estimate. {machine.n_threads} threads have just read memory at "
-            f"{machine.read_gb_s:.1f} GB/s,\nand a token reads all weights and the context's keys "
-            f"and values at {machine.typical_share:.0%} of that."
+            f"\ntokens/s are estimates: {machine.n_threads} threads have just read memory at "
+            f"{machine.read_gb_s:.1f} GB/s, {machine.typical_share:.0%} of which is usual."
         )
     title = "To run" if facts.format == "qlm" else "To run, once converted"
     rows = tuple(_run_row(run) for run in facts.runs)
@@ -216,7 +216,6 @@ def _run_row(run: RunFacts) -> tuple[str, ...]:
     speeds = (run.first_tokens_per_s, run.tokens_per_s)
     return (
         run.storage,
-        f"{run.bits_per_weight:.2f}",
         f"{run.n_ctx:,}",
         *(human_size(n) for n in sizes),
         *(f"{n:.3g}" for n in speeds if n is not None),
@@ -237,11 +236,3 @@ def _shape(shape: Sequence[int]) -> str:
 
 def _percent(share: float) -> str:
     return f"{share:.1%}"
-
-
-def _short_count(n: int) -> str:
-    """`n` as 3.21 G or 134.5 M."""
-    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if n >= size:
-            return f"{n / size:.4g} {unit}"
-    return str(n)

@@ -19,7 +19,7 @@ from qllama.cli.inspection.modules import ModuleFacts, module_tree
 from qllama.cli.inspection.subject import Subject, TensorFacts
 from qllama.tensors import EMBEDDING
 
-__all__ = ["ModelFacts", "PartFacts", "gather_facts"]
+__all__ = ["PARTS", "ModelFacts", "PartFacts", "gather_facts"]
 
 PARTS = ("embeddings", "attention", "MLP", "norms", "head", "other")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["Section", "as_markdown", "as_table", "human_size", "pairs", "terminal"]
+__all__ = ["Section", "as_markdown", "as_table", "human_count", "human_size", "pairs", "terminal"]
 
 # Where output goes that is no terminal, nothing is wrapped.
 _NO_WRAP_WIDTH = 10_000
@@ -21,7 +21,7 @@ _NO_WRAP_WIDTH = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A titled table.
+    """A titled table, whose last column alone is folded where a terminal is too narrow.
 
     Parameters
     ----------
@@ -65,6 +65,14 @@ def human_size(n_bytes: int) -> str:
     return f"{n_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
+def human_count(n: int) -> str:
+    """Return `n` with four digits, as `3.213 G` or `134.5 M`."""
+    for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if n >= size:
+            return f"{n / size:.4g} {unit}"
+    return str(n)
+
+
 def terminal() -> Console:
     """Return a console for stdout: colours and wrapping only where a terminal shows them.
 
@@ -104,12 +112,15 @@ def _grid(section: Section) -> RenderableType:
     from rich.text import Text
 
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(section.columns))
-    for i, name in enumerate(section.columns or ("", "")):
+    columns = section.columns or ("", "")
+    for i, name in enumerate(columns):
+        is_last = i == len(columns) - 1
         grid.add_column(
             Text(name, style="dim"),
             justify="right" if name in section.numbers else "left",
             style="cyan" if i == 0 else "",
-            overflow="fold",
+            no_wrap=not is_last,
+            overflow="fold" if is_last else "ellipsis",
         )
     for row in section.rows:
         grid.add_row(*(Text(_printable(cell)) for cell in row))
