@@ -8,8 +8,9 @@ import click
 
 from harness.comparison import Case
 from harness.duel import DuelSettings, run_duel
-from harness.options import Numbers, output_option
+from harness.options import output_option
 from qllama.bench import plan
+from qllama.cli.numbers import Numbers
 from qllama.kernels.cores import default_n_threads
 
 

@@ -10,8 +10,9 @@ import click
 from harness.document import new_document, write
 from harness.kernel_rows import Row, kernel_table
 from harness.matrices import HEAD, Matrices, MatrixBench
-from harness.options import Numbers, output_option
+from harness.options import output_option
 from qllama.bench.limits import Limits, stream_memory
+from qllama.cli.numbers import Numbers
 from qllama.format import QlmFile
 from qllama.kernels.cores import default_n_threads
 from qllama.kernels.probes import compile_probes

@@ -9,8 +9,9 @@ import click
 
 from harness.comparison import Case
 from harness.duel import DuelSettings, run_duel
-from harness.options import Numbers, comparison_options, output_option
+from harness.options import comparison_options, output_option
 from qllama.bench.plan import grid
+from qllama.cli.numbers import Numbers
 from qllama.kernels.cores import default_n_threads
 
 #: What docs/benchmarks.md compares: (model, our file, the rivals' file), as make_models.py

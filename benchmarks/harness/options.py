@@ -10,41 +10,9 @@ import click
 
 from harness.engines import LlamaBench
 
-__all__ = ["Numbers", "comparison_options", "output_option"]
+__all__ = ["comparison_options", "output_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-class Numbers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """Whole numbers separated by commas.
-
-    Parameters
-    ----------
-    least : int
-        Smaller ones are refused.
-    """
-
-    name = "N,..."
-
-    def __init__(self, least: int) -> None:
-        self._least = least
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """Parse a string; a tuple is taken as it is."""
-        if isinstance(value, tuple):
-            return value
-        words = value.split(",")
-        numbers = tuple(int(word) for word in words if word.strip().isdecimal())
-        if len(numbers) != len(words) or min(numbers) < self._least:
-            self.fail(
-                f"expected whole numbers of at least {self._least}, separated by commas, "
-                f"found {value!r}",
-                param,
-                ctx,
-            )
-        return tuple(dict.fromkeys(numbers))
 
 
 def output_option(default: str) -> Callable[[_Command], _Command]:

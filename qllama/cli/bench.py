@@ -13,6 +13,7 @@ import click
 from qllama.cli.bench_progress import BenchProgress
 from qllama.cli.group import EXIT_INTERRUPTED
 from qllama.cli.loading import compilation_progress, model_path
+from qllama.cli.numbers import Numbers
 from qllama.cli.options import cache_type_options, debug_option, mmap_option
 from qllama.cli.progress import ProgressReport, notice
 
@@ -24,34 +25,19 @@ __all__ = ["command"]
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-def _numbers(
-    ctx: click.Context, param: click.Parameter, text: str, least: int, count: int | None = None
-) -> tuple[int, ...]:
-    """Parse whole numbers separated by commas."""
-    words = text.split(",")
-    numbers = tuple(int(word) for word in words if word.strip().isdecimal())
-    good = len(numbers) == len(words) and all(n >= least for n in numbers)
-    if not good or count not in (None, len(numbers)):
-        what = "whole numbers" if count is None else f"{count} whole numbers"
-        raise click.BadParameter(
-            f"expected {what} of at least {least}, separated by commas, found {text!r}", ctx, param
-        )
-    return numbers
-
-
 def _list_option(
     *flags: str, least: int, default: str | None, text: str
 ) -> Callable[[_Command], _Command]:
     """Make an option whose values, of all times it is given, are one tuple without repeats."""
 
     def parse(
-        ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+        ctx: click.Context, param: click.Parameter, values: tuple[tuple[int, ...], ...]
     ) -> tuple[int, ...]:
-        lists = [_numbers(ctx, param, value, least) for value in values]
-        return tuple(dict.fromkeys(number for numbers in lists for number in numbers))
+        return tuple(dict.fromkeys(number for numbers in values for number in numbers))
 
     return click.option(
         *flags,
+        type=Numbers(least),
         multiple=True,
         callback=parse,
         default=None if default is None else [default],
@@ -59,12 +45,6 @@ def _list_option(
         metavar="N,...",
         help=text,
     )
-
-
-def _parse_pairs(
-    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[int, ...], ...]:
-    return tuple(_numbers(ctx, param, value, least=1, count=2) for value in values)
 
 
 @click.command(
@@ -90,8 +70,8 @@ def _parse_pairs(
 @click.option(
     "-pg",
     "pairs",
+    type=Numbers(1, count=2),
     multiple=True,
-    callback=_parse_pairs,
     metavar="PP,TG",
     help="Read PP tokens, then generate TG, timed together. May be given again.",
 )

@@ -54,7 +54,7 @@ def test_side_by_side_plan_takes_the_models_that_are_there(models, measured):
 
 
 def test_side_by_side_plan_of_one_model_is_that_alone(models, measured):
-    run(side_by_side, "--plan", models, "--model", "1B Q8_0", "-t", 2)
+    run(side_by_side, "--plan", models, "--model", "1B Q8_0", "-t", "2,2")
     assert names(measured) == [("1B Q8_0", 2, ["pp512", "tg64"])]
 
 

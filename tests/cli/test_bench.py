@@ -27,10 +27,10 @@ def little_memory(monkeypatch):
 
 
 def test_bench_prints_the_table_alone_to_stdout(run, tiny_qlm):
-    result = run("bench", str(tiny_qlm), *QUICK, "-d", "0,8", "-np", "1,2", "-pg", "4,2")
+    result = run("bench", str(tiny_qlm), *QUICK, "-d", "0,8", "-np", "1,2", "-pg", "4,4")
     assert result.exit_code == 0
     rows = [line for line in result.stdout.splitlines() if line.startswith("| tiny ")]
-    tests = ["pp4", "tg2", "tg2 x2", "pp4+tg2"]
+    tests = ["pp4", "tg2", "tg2 x2", "pp4+tg4"]
     assert [row.split("|")[6].strip() for row in rows] == tests + [f"{t} @ d8" for t in tests]
     assert "100% with 1 thread(s): " in result.stdout
     measuring = [line for line in result.stderr.splitlines() if "measuring" in line]
