@@ -60,7 +60,8 @@ def main(
     compile_probes()
     limits = Limits(threads, stream_memory())
     rows = []
-    for model in models:
+    settings = {"threads": threads, "repetitions": repetitions}
+    for number, model in enumerate(models, 1):
         with (
             QlmFile.open(model) as file,
             closing(MatrixBench(file, threads, max(tokens))) as bench,
@@ -71,9 +72,9 @@ def main(
                         continue
                     click.echo(f"{model.stem}: {matrices.work}, {n_tokens} tokens", err=True)
                     rows.append(_measure(bench, model, matrices, n_tokens, limits, repetitions))
+        results = {"kernels": rows, "is_complete": number == len(models)}
+        write(new_document("kernels", settings, results), output)
     limits.close()
-    settings = {"threads": threads, "repetitions": repetitions}
-    write(new_document("kernels", settings, {"kernels": rows}), output)
     click.echo(kernel_table(rows))
 
 

@@ -151,7 +151,9 @@ def _read_limit(side: Side) -> float:
 def _engines(comparisons: Sequence[Comparison]) -> dict[str, str]:
     """Name and color of every engine."""
     rivals = dict.fromkeys(side.engine for c in comparisons for side in c.rivals)
-    return {"qllama": _OURS, **dict(zip(rivals, _RIVALS, strict=False))}
+    # Past our own colors those of matplotlib, which begin again after some.
+    colors = [*_RIVALS, *(f"C{n}" for n in range(len(rivals)))]
+    return {"qllama": _OURS, **dict(zip(rivals, colors, strict=False))}
 
 
 def _side(comparison: Comparison, engine: str) -> Side | None:

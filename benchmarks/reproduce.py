@@ -15,7 +15,6 @@ from harness.engines import LlamaBench
 _HERE = Path(__file__).parent
 _ROOT = _HERE.parent
 _DRAWN = ("side_by_side", "scaling", "kernels")
-_SMALL = ("1B Q4_0", "1B Q8_0", "1B q4 : Q4_K_M", "SmolLM2-135M q4 : Q4_1")
 _COPIED = ("1B Q4_0", "1B Q8_0", "1B q4 : Q4_K_M", "3B Q4_0", "3B Q8_0")
 _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_path=True)
 
@@ -32,7 +31,7 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
     required=True,
     metavar="NAME=COMMAND",
     help="As of side_by_side.py. The first is measured on everything, and by the "
-    "llama-completion beside it in start-up; others on the small models only.",
+    "llama-completion beside it in start-up; others beside every model, once more.",
 )
 @click.option(
     "--ik",
@@ -47,9 +46,20 @@ _DIRECTORY = click.Path(exists=True, file_okay=False, path_type=Path, resolve_pa
     "int8, measured beside 1B Q8_0.",
 )
 @click.option(
-    "--only", "chosen", multiple=True, metavar="STEP", help="Measure only this step, as kernels."
+    "--only",
+    "chosen",
+    multiple=True,
+    metavar="STEP",
+    help="Measure only this step, as kernels. May be given again.",
 )
-@click.option("--rounds", default=3, show_default=True, help="Of side_by_side.py.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="Of side_by_side.py; scaling.py takes one.",
+)
 def main(
     models: Path,
     rivals: tuple[str, ...],
@@ -63,6 +73,9 @@ def main(
     They are those of make_models.py, and SmolLM2-135M as smollm2-q4.qlm and
     SmolLM2-135M-Instruct.Q4_1.gguf. Documents go to docs/results, pictures to
     docs/pictures, tables into docs/benchmarks.md. Leave the machine alone meanwhile.
+
+    A document is written after each model, so that an error or Ctrl-C loses little; the
+    last line then says how to measure the rest.
     """
     first = rivals[0]
     turns = ["--variant", "-fa 1", "--variant", "-fa 0", "--rounds", str(rounds)]
@@ -82,8 +95,7 @@ def main(
         "startup": _startup(models, first),
     }
     if rivals[1:]:
-        rows = ["--plan", f"{models}", *_repeated("--model", _SMALL)]
-        steps["others"] = [*rows, *_repeated("--rival", rivals[1:]), *turns]
+        steps["others"] = ["--plan", f"{models}", *_repeated("--rival", rivals[1:]), *turns]
     if ik:
         old = shlex.join([sys.executable, str(_HERE / "rival_ik_llama.py"), *shlex.split(ik)])
         rows = ["--plan", f"{models}", "--model", "1B Q4_0"]
@@ -98,14 +110,24 @@ def main(
     unknown = set(chosen) - set(steps)
     if unknown:
         raise click.UsageError(f"--only {unknown.pop()}: expected one of {', '.join(steps)}")
-    for name in chosen or steps:
-        script = name if (_HERE / f"{name}.py").exists() else "side_by_side"
-        output = _ROOT / "docs" / "results" / f"{name}.json"
-        _run(f"{script}.py", *steps[name], "-o", str(output))
+    left = list(dict.fromkeys(chosen or steps))
+    try:
+        for name in tuple(left):
+            script = name if (_HERE / f"{name}.py").exists() else "side_by_side"
+            output = _ROOT / "docs" / "results" / f"{name}.json"
+            if _run(f"{script}.py", *steps[name], "-o", str(output)):
+                left.remove(name)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
     documents = [_ROOT / "docs" / "results" / f"{name}.json" for name in _DRAWN]
     drawn = [str(path) for path in documents if path.exists()]
-    _run("plot.py", *drawn, "-o", str(_ROOT / "docs" / "pictures"))
-    _run("fill_docs.py", str(_ROOT / "docs" / "benchmarks.md"))
+    is_drawn = _run("plot.py", *drawn, "-o", str(_ROOT / "docs" / "pictures"))
+    is_filled = _run("fill_docs.py", str(_ROOT / "docs" / "benchmarks.md"))
+    if left:
+        rest = " ".join(f"--only {name}" for name in left)
+        raise click.ClickException(f"not all was measured; the rest: {rest}")
+    if not (is_drawn and is_filled):
+        raise click.ClickException("pictures or tables are not those of the documents")
 
 
 def _repeated(option: str, values: tuple[str, ...]) -> list[str]:
@@ -115,7 +137,7 @@ def _repeated(option: str, values: tuple[str, ...]) -> list[str]:
 def _startup(models: Path, rival: str) -> list[str]:
     command = LlamaBench.parse(rival)
     completion = Path(command.program).with_name("llama-completion")
-    options = "-no-cnv --no-display-prompt"
+    options = ("-no-cnv", "--no-display-prompt")
     pairs = {
         "SmolLM2 Q4_1": ("smollm2-q4.qlm", "SmolLM2-135M-Instruct.Q4_1.gguf"),
         "1B Q4_0": ("1b-q4_0.qlm", "1b-Q4_0.gguf"),
@@ -123,16 +145,18 @@ def _startup(models: Path, rival: str) -> list[str]:
     }
     words = [f"{models}/{ours}" for ours, _ in pairs.values()]
     for name, (_, theirs) in pairs.items():
-        start = f"{completion} {options} -m {shlex.quote(f'{models}/{theirs}')}"
+        start = shlex.join([str(completion), *options, "-m", f"{models}/{theirs}"])
         words += ["--rival", f"{command.name} {name}={start}"]
     return words
 
 
-def _run(script: str, *arguments: str) -> None:
+def _run(script: str, *arguments: str) -> bool:
+    """Run a script; returns whether it ended well."""
     start = time.monotonic()
     click.echo(f"== {script}", err=True)
-    subprocess.run([sys.executable, str(_HERE / script), *arguments], check=True)
+    done = subprocess.run([sys.executable, str(_HERE / script), *arguments], check=False)
     click.echo(f"== {script}: {time.monotonic() - start:.0f} s", err=True)
+    return done.returncode == 0
 
 
 if __name__ == "__main__":

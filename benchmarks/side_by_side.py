@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from harness.comparison import Case
 from harness.duel import DuelSettings, run_duel
@@ -28,6 +30,9 @@ PAIRS = (
 DEEP_MODEL, DEPTH = "1B Q4_0", 2048
 
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
 class Pair(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """`OURS.qlm=THEIRS.gguf`, two files."""
 
@@ -44,6 +49,20 @@ class Pair(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             if not Path(path).is_file():
                 self.fail(f"expected two files as OURS.qlm=THEIRS.gguf, found no {path!r}", param)
         return Path(ours), Path(theirs)
+
+
+def _pairs_option(
+    short: str, long: str, least: int, default: str, text: str
+) -> Callable[[_Command], _Command]:
+    """Make a list of numbers that says how each --pair is measured."""
+    return click.option(
+        short,
+        long,
+        type=Numbers(least),
+        default=default,
+        show_default=True,
+        help=f"Of --pair: {text}",
+    )
 
 
 @click.command(
@@ -72,16 +91,18 @@ class Pair(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     type=click.Choice([model for model, *_ in PAIRS]),
     help="Of the plan, only this model. May be given again.",
 )
-@click.option("-p", "--n-prompt", type=Numbers(0), default="512", show_default=True)
-@click.option("-n", "--n-gen", type=Numbers(0), default="64", show_default=True)
-@click.option("-d", "--n-depth", type=Numbers(0), default="0", show_default=True)
-@click.option("-np", "--parallel", type=Numbers(1), default="1", show_default=True)
+@_pairs_option("-p", "--n-prompt", 0, "512", "Tokens of the prompts to read; 0 is none.")
+@_pairs_option("-n", "--n-gen", 0, "64", "Tokens to generate; 0 is none.")
+@_pairs_option("-d", "--n-depth", 0, "0", "Tokens held before.")
+@_pairs_option("-np", "--parallel", 1, "1", "Sequences that generate together.")
 @click.option(
     "-t", "--threads", type=Numbers(1), default=str(default_n_threads()), show_default=True
 )
 @comparison_options(rounds=5, repetitions=1)
 @output_option("side_by_side.json")
+@click.pass_context
 def main(
+    ctx: click.Context,
     pairs: tuple[tuple[Path, Path], ...],
     models: Path | None,
     chosen: tuple[str, ...],
@@ -102,6 +123,7 @@ def main(
     process. Rivals answer to llama-bench's options; sequences together (-np) are
     measured by the llama-batched-bench beside it.
     """
+    _refuse_what_is_not_used(ctx)
     cases = []
     named = [(f"{ours.stem} : {theirs.stem}", ours, theirs) for ours, theirs in pairs]
     for model, ours, theirs in named:
@@ -116,6 +138,18 @@ def main(
     if not cases:
         raise click.UsageError("Nothing to compare: give --pair, or a --plan with models in it.")
     run_duel("side_by_side", cases, DuelSettings(**settings), output)
+
+
+def _refuse_what_is_not_used(ctx: click.Context) -> None:
+    values = ctx.params
+    if values["chosen"] and values["models"] is None:
+        raise click.UsageError("--model chooses from a --plan: give one.")
+    if values["pairs"] or values["models"] is None:
+        return
+    for option in ctx.command.params:
+        is_given = ctx.get_parameter_source(option.name or "") == ParameterSource.COMMANDLINE
+        if option.name in ("n_prompt", "n_gen", "n_depth", "parallel") and is_given:
+            raise click.UsageError(f"--plan has tests of its own: leave out {option.opts[0]}.")
 
 
 def planned_cases(models: Path, chosen: tuple[str, ...], threads: tuple[int, ...]) -> list[Case]:

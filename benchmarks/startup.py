@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,11 @@ import click
 
 from harness.document import new_document, write
 from harness.options import output_option
-from harness.program import LAUNCH, QLLAMA
+from harness.program import LAUNCH, OPEN_MODEL, QLLAMA, named_command, output_of
 from harness.start_rows import startup_table
 from qllama.kernels.cores import default_n_threads
 
-# Everything that opening needs is imported before the clock starts.
-_OPEN = """
-import sys, time
-import numpy
-from qllama.format import QlmFile
-start = time.perf_counter()
-QlmFile.open(sys.argv[1])
-print(time.perf_counter() - start)
-"""
+_Samples = dict[str, list[dict[str, Any]]]
 
 
 @click.command(
@@ -45,11 +36,27 @@ print(time.perf_counter() - start)
     "rivals",
     multiple=True,
     metavar="NAME=COMMAND",
+    callback=lambda ctx, param, values: [named_command(value) for value in values],
     help="A command that generates; -p, -n 1, -t and -c are added. May be given again.",
 )
 @click.option("-p", "--prompt", default="Once upon a time", show_default=True)
-@click.option("-c", "--ctx-size", default=512, show_default=True, metavar="N")
-@click.option("-t", "--threads", default=default_n_threads(), show_default=True, metavar="N")
+@click.option(
+    "-c",
+    "--ctx-size",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="Context window in tokens.",
+)
+@click.option(
+    "-t",
+    "--threads",
+    type=click.IntRange(min=1),
+    default=default_n_threads(),
+    show_default=True,
+    metavar="N",
+)
 @click.option("-r", "--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option(
     "--cold", is_flag=True, help="Also start with MODEL evicted from the page cache (Linux)."
@@ -57,7 +64,7 @@ print(time.perf_counter() - start)
 @output_option("startup.json")
 def main(
     models: tuple[Path, ...],
-    rivals: tuple[str, ...],
+    rivals: list[tuple[str, list[str]]],
     prompt: str,
     ctx_size: int,
     threads: int,
@@ -72,52 +79,52 @@ def main(
     round is not counted: it fills the page cache and the cache of compiled kernels.
     "open" is the time to open and check the model file in a process that is ready.
     """
-    options = ["-p", prompt, "-n", "1", "-t", str(threads), "-c", str(ctx_size), "--temp", "0"]
-    commands: dict[str, Sequence[str]] = {}
+    words = ["-p", prompt, "-n", "1", "-t", str(threads), "-c", str(ctx_size), "--temp", "0"]
+    commands: list[tuple[str, Sequence[str]]] = []
     files: dict[str, Path] = {}
     for model in models:
-        generate = [*QLLAMA, "generate", str(model)]
-        commands[f"qllama {model.stem}"] = [*generate, *options]
+        generate = [*QLLAMA, "generate", str(model), *words]
+        commands.append((f"qllama {model.stem}", generate))
         if cold:
-            commands[f"qllama {model.stem}, cold"] = [*generate, *options]
+            commands.append((f"qllama {model.stem}, cold", generate))
             files[f"qllama {model.stem}, cold"] = model
-    for rival in rivals:
-        name, _, words = rival.partition("=")
-        commands[name] = [*shlex.split(words), *options]
-    samples: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    commands += [(name, [*command, *words]) for name, command in rivals]
+    names = [name for name, _ in commands]
+    if not names:
+        raise click.UsageError("Nothing to start: give a MODEL or a --rival.")
+    for name in names:
+        if names.count(name) > 1:
+            raise click.UsageError(f"two starts are called {name!r}")
+    opens = {f"qllama {model.stem}": [_open(model) for _ in range(rounds)] for model in models}
+    samples: _Samples = {name: [] for name in names}
+    settings = {"prompt": prompt, "ctx_size": ctx_size, "threads": threads, "rounds": rounds}
     for number in range(rounds + 1):
-        for name, command in commands.items():
+        for name, command in commands:
             click.echo(f"round {number}: {name}", err=True)
             if name in files:
                 _evict(files[name])
             sample = _launch(command)
             if number:
                 samples[name].append(sample)
-    opens = {f"qllama {model.stem}": [_open(model) for _ in range(rounds)] for model in models}
-    settings = {"prompt": prompt, "ctx_size": ctx_size, "threads": threads, "rounds": rounds}
-    write(new_document("startup", settings, {"starts": samples, "open_seconds": opens}), output)
+        if number:
+            results = {"starts": samples, "open_seconds": opens, "is_complete": number == rounds}
+            write(new_document("startup", settings, results), output)
     click.echo(startup_table(samples, opens))
 
 
 def _launch(command: Sequence[str]) -> dict[str, Any]:
-    done = subprocess.run(
-        [*LAUNCH, *command],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = subprocess.run([*LAUNCH, *command], capture_output=True, text=True, check=False)
+    last = (done.stderr.strip() or "no message").splitlines()[-1]
+    if done.returncode:
+        raise click.ClickException(last)
     sample: dict[str, Any] = json.loads(done.stdout)
     if sample.pop("exit_code"):
-        last = (done.stderr.strip() or "no message").splitlines()[-1]
         raise click.ClickException(f"{shlex.join(command)}: {last}")
     return sample
 
 
 def _open(model: Path) -> float:
-    done = subprocess.run(
-        [sys.executable, "-c", _OPEN, str(model)], capture_output=True, text=True, check=True
-    )
-    return float(done.stdout)
+    return float(output_of([*OPEN_MODEL, str(model)]))
 
 
 def _evict(path: Path) -> None:

@@ -9,15 +9,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import click
-
-from harness.program import QLLAMA
+from harness.program import QLLAMA, named_command, output_of
 from qllama.bench.plan import Test
 
 __all__ = ["Engine", "LlamaBench", "Qllama", "Run", "parse_batched_bench", "parse_llama_bench"]
@@ -109,7 +106,7 @@ class Qllama:
         """Run `qllama bench`; see `Engine.measure`."""
         command = [*QLLAMA, "bench", str(model), *_llama_bench_options(tests, n_threads)]
         command += ["-np", str(tests[0].n_parallel), "-r", str(repetitions), "-o", "json"]
-        document = json.loads(_output_of([*command, *self._arguments, *arguments]))
+        document = json.loads(output_of([*command, *self._arguments, *arguments]))
         n, limits = str(n_threads), document["limits"]
         (weights,) = limits["weights_gb_s"].values()
         found = {
@@ -149,10 +146,7 @@ class LlamaBench:
     @classmethod
     def parse(cls, text: str) -> LlamaBench:
         """Read `NAME=COMMAND`, the command as a shell would write it."""
-        name, separator, command = text.partition("=")
-        if not (name and separator and command):
-            raise click.BadParameter(f"expected NAME=COMMAND, found {text!r}")
-        return cls(name, shlex.split(command))
+        return cls(*named_command(text))
 
     @property
     def program(self) -> str:
@@ -177,7 +171,7 @@ class LlamaBench:
         if tests[0].n_parallel == 1:
             command = [*self._command, "-m", str(model), "-r", str(repetitions), "-o", "json"]
             options = _llama_bench_options(tests, n_threads)
-            return parse_llama_bench(_output_of([*command, *options, *arguments]))
+            return parse_llama_bench(output_of([*command, *options, *arguments]))
         batched = str(Path(self.program).with_name("llama-batched-bench"))
         runs = []
         for test in tests:
@@ -187,7 +181,7 @@ class LlamaBench:
             command += ["-c", str(test.n_parallel * test.n_ctx), "-npp", str(test.depth)]
             command += ["-ntg", str(test.n_gen)]
             command += ["-npl", ",".join([str(test.n_parallel)] * repetitions)]
-            runs += parse_batched_bench(_output_of([*command, *arguments]))
+            runs += parse_batched_bench(output_of([*command, *arguments]))
         return runs
 
 
@@ -223,15 +217,3 @@ def _llama_bench_options(tests: Sequence[Test], n_threads: int) -> list[str]:
         *("-p", lengths(test.n_prompt for test in tests)),
         *("-n", lengths(test.n_gen for test in tests)),
     ]
-
-
-def _output_of(command: Sequence[str]) -> str:
-    """Stdout of a program that succeeds; what it says on stderr is shown only if it fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise click.ClickException(f"{command[0]}: {error.strerror}") from error
-    if done.returncode:
-        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise click.ClickException(f"{shlex.join(command)}: {last}")
-    return done.stdout

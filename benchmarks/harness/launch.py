@@ -14,7 +14,10 @@ import sys
 import time
 
 start = time.perf_counter()
-child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+try:
+    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+except OSError as error:
+    sys.exit(f"{sys.argv[1]}: {error.strerror}")
 assert child.stdout is not None
 first = os.read(child.stdout.fileno(), 1)
 seconds = time.perf_counter() - start

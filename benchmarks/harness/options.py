@@ -8,11 +8,22 @@ from typing import Any, TypeVar
 
 import click
 
-from harness.engines import LlamaBench
+from harness.engines import LlamaBench, Qllama
 
 __all__ = ["comparison_options", "output_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _parse_rivals(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> list[LlamaBench]:
+    rivals = [LlamaBench.parse(value) for value in values]
+    names = [Qllama.name, *(rival.name for rival in rivals)]
+    for name in names:
+        if names.count(name) > 1:
+            raise click.BadParameter(f"two rivals are called {name!r}", ctx, param)
+    return rivals
 
 
 def output_option(default: str) -> Callable[[_Command], _Command]:
@@ -36,7 +47,7 @@ def comparison_options(rounds: int, repetitions: int) -> Callable[[_Command], _C
             "rivals",
             multiple=True,
             metavar="NAME=COMMAND",
-            callback=lambda ctx, param, values: [LlamaBench.parse(value) for value in values],
+            callback=_parse_rivals,
             help="An engine to measure beside qllama, as llama.cpp=/path/to/llama-bench. "
             "May be given again.",
         ),

@@ -19,6 +19,8 @@ __all__ = ["environment"]
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _PACKAGE_ROOT = Path(__file__).parents[2]
+# What is measured and what measures it; the documents of results lie elsewhere.
+_SOURCES = ("qllama", "converter", "benchmarks")
 
 
 def environment() -> dict[str, Any]:
@@ -53,7 +55,7 @@ def _cpu_name() -> str:
 
 
 def _git_state(root: Path) -> dict[str, Any] | None:
-    """Revision of the checkout at `root`, and whether tracked files differ from it."""
+    """Revision of the checkout at `root`, and whether its sources differ from it."""
     if not (root / ".git").exists():
         return None
     try:
@@ -63,7 +65,7 @@ def _git_state(root: Path) -> dict[str, Any] | None:
             ).stdout
             for arguments in (
                 ("rev-parse", "HEAD"),
-                ("status", "--porcelain", "--untracked-files=no"),
+                ("status", "--porcelain", "--untracked-files=no", "--", *_SOURCES),
             )
         )
     except (OSError, subprocess.CalledProcessError):

@@ -36,15 +36,19 @@ def test_environment_git_state_tells_revision_and_changes(tmp_path):
     assert state(tmp_path) is None
     git("init", "-q")
     assert state(tmp_path) is None  # no commit yet
-    (tmp_path / "file").write_text("one")
-    git("add", "file")
+    for directory in ("qllama", "docs"):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "file").write_text("one")
+    git("add", ".")
     git("commit", "-qm", "first")
     revision = git("rev-parse", "HEAD")
     assert state(tmp_path) == {"revision": revision, "is_dirty": False}
     installed = tmp_path / "venv"
     installed.mkdir()
     assert state(installed) is None  # inside somebody else's checkout
-    (tmp_path / "file").write_text("two")
+    (tmp_path / "docs" / "file").write_text("two")  # as a benchmark's results
+    assert state(tmp_path) == {"revision": revision, "is_dirty": False}
+    (tmp_path / "qllama" / "file").write_text("two")
     assert state(tmp_path) == {"revision": revision, "is_dirty": True}
 
 

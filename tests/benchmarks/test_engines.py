@@ -149,7 +149,7 @@ def test_qllama_measure_reads_what_the_command_prints(monkeypatch):
         limits = {"read_gb_s": {"2": {"median": 20.0}}, "dot4_gop_s": {"2": {"median": 900.0}}}
         return json.dumps({"rows": [row | details], "limits": limits | {"weights_gb_s": weights}})
 
-    monkeypatch.setattr(engines, "_output_of", output_of)
+    monkeypatch.setattr(engines, "output_of", output_of)
     engine = Qllama(["--no-mmap"])
     (run,) = engine.measure(Path("m.qlm"), [BenchTest(0, 4, n_parallel=2)], 2, 3)
     assert (run.test, run.samples) == (BenchTest(0, 4, n_parallel=2), [8.0])

@@ -147,6 +147,21 @@ def test_plot_draws_every_picture_of_a_document(documents, tmp_path):
     assert ">pp512<" in (out / "prefill.svg").read_text(encoding="utf-8")
 
 
+def test_plot_more_rivals_than_colours_of_our_own_are_all_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    import plot
+
+    found = [comparison(BenchTest(n, 64 - n), 30.0, 20.0) for n in (0, 64)]
+    for each in found:
+        each.rivals = [Side(f"rival {i}", "1b.gguf", rounds=[[20.0]]) for i in range(20)]
+    document = tmp_path / "side_by_side.json"
+    write(new_document("side_by_side", {}, {"comparisons": found}), document)
+    done = CliRunner().invoke(plot.main, [str(document), "-o", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    drawn = (tmp_path / "decode.svg").read_text(encoding="utf-8")
+    assert all(f">rival {i}<" in drawn for i in range(20))
+
+
 def test_plot_document_without_pictures_is_refused(documents):
     import plot
 
