@@ -17,7 +17,7 @@ __all__ = ["default_out_path", "model_name", "weight_type"]
 # What GGUF names end with: `.Q4_K_M`, `-IQ3_XXS`, `.BF16`, `-fp16`.
 _WEIGHT_TYPE = re.compile(r"[.-](i?q[1-8](_[0-9a-z]+)*|(bf|f|fp)16|fp?32)$", re.IGNORECASE)
 _SUFFIX = re.compile(r"\.(gguf|ckpt|pth|(safetensors|bin)(\.index\.json)?)$", re.IGNORECASE)
-_SHARD = re.compile(r"-0*1-of-[0-9]+$")
+_SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")
 # What files are called in every repository; only the directory's name tells models apart.
 _NAMELESS = re.compile(r"model|pytorch_model|consolidated(\.0+)?")
 
@@ -50,6 +50,6 @@ def default_out_path(source: Path, type: str) -> Path:
 
 
 def _stem(file_name: str) -> str:
-    """Name without the suffix of a checkpoint file and the number of its first shard."""
+    """Name without the suffix of a checkpoint file and the number of its shard."""
     stem = _SUFFIX.sub("", file_name)
     return stem if stem == file_name else _SHARD.sub("", stem)

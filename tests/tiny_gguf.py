@@ -44,8 +44,9 @@ def write_gguf(
     keys: Mapping[str, Any] | None = None,
     tokenizer: bool = True,
     seed: int = 0,
+    tensors_a_part: int = 0,
 ) -> Path:
-    """Write a model of two layers.
+    """Write a model of two layers; return the path of its file, or of the first of its parts.
 
     Parameters
     ----------
@@ -57,8 +58,10 @@ def write_gguf(
         Tensors that are left out.
     keys : mapping, optional
         More metadata keys `ARCH.*`.
+    tensors_a_part : int
+        Split the file after every so many tensors; 0 does not.
     """
-    writer = gguf.GGUFWriter(path, arch)
+    writer = gguf.GGUFWriter(path, arch, split_max_tensors=tensors_a_part)
     writer.add_context_length(128)
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(LAYERS)
@@ -83,7 +86,8 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    parts = sorted(path.parent.glob(f"{path.stem}-00001-of-*.gguf"))
+    return parts[0] if tensors_a_part else path
 
 
 def _shapes(arch: str, tied: bool) -> dict[str, tuple[int, ...]]:

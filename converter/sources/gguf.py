@@ -20,7 +20,8 @@ from gguf.quants import dequantize
 
 from converter.sources.base import BlockType, SourceTensor
 from converter.sources.gguf_config import config_from_gguf
-from converter.sources.gguf_header import GgufTensorInfo, read_header
+from converter.sources.gguf_header import GgufTensorInfo
+from converter.sources.gguf_parts import read_parts
 from converter.sources.options import SourceOptions
 from converter.sources.views import interleaved_to_half_split
 from converter.tensor_map import check_tensors, from_gguf
@@ -50,7 +51,8 @@ class GgufSource:
     Parameters
     ----------
     path : Path
-        The file; it must not change while the source is in use.
+        The file, or one of the parts it was split in; they must not change while the source
+        is in use.
 
     Raises
     ------
@@ -62,13 +64,10 @@ class GgufSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.files = (path,)
-        header = read_header(path)
+        header, self.files = read_parts(path)
         self._metadata = header.metadata
         names, unknown = from_gguf(header.tensors)
-        found = {
-            canonical: GgufTensor(path, header.tensors[name]) for canonical, name in names.items()
-        }
+        found = {canonical: GgufTensor(header.tensors[name]) for canonical, name in names.items()}
         config = config_from_gguf(path, header, rope_divisors=ROPE_DIVISORS in found)
         for tensor in found.values():
             tensor.check_decodable()
@@ -112,20 +111,17 @@ class GgufTensor(SourceTensor):
 
     Parameters
     ----------
-    path : Path
-        The file.
     info : GgufTensorInfo
         Its entry in the file's table.
     """
 
-    def __init__(self, path: Path, info: GgufTensorInfo) -> None:
-        self.where = f"{path}: tensor {quoted(info.name)}"
+    def __init__(self, info: GgufTensorInfo) -> None:
+        self.where = f"{info.path}: tensor {quoted(info.name)}"
         self.shape = info.shape
         self.source_type = info.type.name
         self.n_bytes = info.n_bytes
         self.block_type = _SAME_BLOCKS.get(info.type) if len(info.shape) == 2 else None
         self.row_order: npt.NDArray[np.intp] | None = None
-        self._path = path
         self._info = info
 
     def check_decodable(self) -> None:
@@ -173,7 +169,9 @@ class GgufTensor(SourceTensor):
         SIGBUS, and the process holds no more of it than it works on.
         """
         try:
-            raw = np.fromfile(self._path, np.uint8, count=n_bytes, offset=self._info.offset + start)
+            raw = np.fromfile(
+                self._info.path, np.uint8, count=n_bytes, offset=self._info.offset + start
+            )
         except OSError as e:
             raise ConversionError(f"{self.where}: cannot be read: {e.strerror or e}") from e
         if raw.size != n_bytes:

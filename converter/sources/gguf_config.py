@@ -166,12 +166,6 @@ class _ArchitectureKeys:
             raise UnsupportedModelError(
                 f"{path}: architecture {quoted(arch)}; qllama runs {', '.join(ARCHITECTURES)}"
             )
-        parts = metadata.get("split.count", 0)
-        if parts not in (0, 1):
-            raise ConversionError(
-                f"{path}: one of {parts} parts of a split GGUF; join them first "
-                "(llama-gguf-split --merge)"
-            )
         self.path = path
         self.arch = arch
         prefix = f"{arch}."

@@ -14,7 +14,7 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,15 @@ class GgufTensorInfo:
 
     Parameters
     ----------
+    path : Path
+        The file.
     shape : tuple of int
         Outermost first, as numpy has it (GGUF stores it the other way round).
     offset, n_bytes : int
         Place of the data, from the start of the file.
     """
 
+    path: Path
     name: str
     type: GGMLQuantizationType
     shape: tuple[int, ...]
@@ -269,7 +272,7 @@ def _tensor_entry(cursor: _Cursor, index: int) -> GgufTensorInfo:
     n_bytes = dims[0] // block * block_bytes
     for dim in dims[1:]:
         n_bytes *= dim
-    return GgufTensorInfo(name, kind, tuple(reversed(dims)), offset, n_bytes)
+    return GgufTensorInfo(cursor.path, name, kind, tuple(reversed(dims)), offset, n_bytes)
 
 
 def _place(
@@ -292,7 +295,7 @@ def _place(
                 f"{e.n_bytes} bytes at offset {offset}, the file ends at {cursor.size}; "
                 "download it again"
             )
-        tensors[e.name] = GgufTensorInfo(e.name, e.type, e.shape, offset, e.n_bytes)
+        tensors[e.name] = replace(e, offset=offset)
     placed = sorted(tensors.values(), key=lambda t: t.offset)
     for before, after in pairwise(placed):
         if before.offset + before.n_bytes > after.offset:

@@ -91,7 +91,7 @@ def choose_file(reference: HubReference, names: Sequence[str]) -> str:
     if not whole:
         raise ModelNotFoundError(
             f"{reference.repo}: its GGUF files are split in parts ({_listed(ggufs)}); download "
-            "and join them (llama-gguf-split --merge), then give the path"
+            "them into one directory, then give the path of the first"
         )
     if reference.want is None:
         return min(whole, key=_preference)

@@ -36,7 +36,7 @@ def header(keys=None, tensors=("output.weight",), arch="llama", **others) -> Ggu
     shapes = {"token_embd.weight": (100, 64), **dict.fromkeys(tensors, (1, 1))}
     # Only the embedding's shape and the names matter here.
     infos = {
-        name: GgufTensorInfo(name, GGMLQuantizationType.F32, shape, 0, 0)
+        name: GgufTensorInfo(PATH, name, GGMLQuantizationType.F32, shape, 0, 0)
         for name, shape in shapes.items()
     }
     return GgufHeader(3, metadata, infos)
@@ -245,11 +245,6 @@ def test_config_file_without_architecture_is_refused():
 def test_config_gguf_that_is_no_model_is_named(kind):
     with pytest.raises(UnsupportedModelError, match=kind):
         config(**{"general.type": kind})
-
-
-def test_config_part_of_a_split_file_is_refused():
-    with pytest.raises(ConversionError, match="one of 3 parts"):
-        config(**{"split.count": 3})
 
 
 def test_config_too_many_query_heads_a_key_value_head_are_refused():
