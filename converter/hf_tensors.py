@@ -106,14 +106,14 @@ def check_is_float(tensor: SourceTensor) -> None:
 
 
 def equal_values(a: SourceTensor, b: SourceTensor) -> bool:
-    """Whether two tensors have the same shape and values; reads until the first difference.
+    """Whether two vectors or matrices are the same; reads until the first difference.
 
     Parameters
     ----------
     a, b : SourceTensor
-        Not scalars.
+        Of whatever shapes.
     """
-    if a.shape != b.shape:
+    if a.shape != b.shape or not a.shape:
         return False
     step = max(1, _COMPARED_VALUES // max(1, math.prod(a.shape[1:])))
     return all(

@@ -139,6 +139,8 @@ def _renamed(part: Mapping[str, SourceTensor]) -> dict[str, SourceTensor]:
         if name in _SUPERFLUOUS:
             continue
         check_is_float(tensor)
+        if not tensor.shape:
+            raise ConversionError(f"{tensor.where}: expected a vector or matrix, found a number")
         match = _LAYER.fullmatch(name)
         if match is not None and match[2] in _LAYER_NAMES:
             renamed[f"model.layers.{match[1]}.{_LAYER_NAMES[match[2]]}.weight"] = tensor
@@ -188,7 +190,7 @@ def _check_all_parts(
 ) -> None:
     """Say that the last shards are missing, rather than that a matrix has too few rows."""
     q = raw.get("model.layers.0.self_attn.q_proj.weight")
-    if q is None or q.shape[0] == config.q_dim or len(q.shape) != 2:
+    if q is None or q.shape[0] == config.q_dim:
         return
     expected, rest = divmod(len(files) * config.q_dim, max(1, q.shape[0]))
     if rest == 0 and expected > len(files):

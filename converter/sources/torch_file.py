@@ -12,7 +12,7 @@ import io
 import os
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +20,7 @@ from converter.sources.base import SourceTensor
 from converter.sources.stored import Extent, StoredArray
 from converter.sources.strided import StridedArray
 from converter.sources.torch_pickle import unpickle
-from converter.sources.torch_records import DTYPES, Storage, TensorRecord
+from converter.sources.torch_records import DTYPES, TensorRecord
 from converter.wording import quoted
 from qllama.errors import ConversionError
 
@@ -29,13 +29,13 @@ __all__ = ["read_torch_file"]
 _ZIP_START = b"PK\x03\x04"
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and the extra field
 _ENCRYPTED = 0x1
-# What pickle protocol 2 makes of the number that old files start with.
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+# A pickled number.
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # A pickle has some 200 bytes a tensor; no model has 100000 of them.
 _MAX_PICKLE = 16 << 20
 
-_Locate = Callable[[Storage], Extent]
+# Tensors by name, and where the bytes of their storages lie.
+_Content = tuple[dict[str, TensorRecord], dict[str, Extent]]
 
 
 def read_torch_file(path: Path) -> dict[str, SourceTensor]:
@@ -62,9 +62,9 @@ def read_torch_file(path: Path) -> dict[str, SourceTensor]:
         with path.open("rb") as file:
             start = file.read(len(_LEGACY_START))
             if start.startswith(_ZIP_START):
-                records, locate = _open_zip(path, file)
+                records, extents = _open_zip(path, file)
             elif start == _LEGACY_START:
-                records, locate = _open_legacy(path, file)
+                records, extents = _open_legacy(path, file)
             else:
                 raise ConversionError(
                     f"{path}: expected a file of torch.save, found one that begins with "
@@ -72,7 +72,7 @@ def read_torch_file(path: Path) -> dict[str, SourceTensor]:
                 )
     except OSError as e:
         raise ConversionError(f"{path}: cannot be read: {e.strerror or e}") from e
-    return {name: _tensor(path, name, r, locate(r.storage)) for name, r in records.items()}
+    return {name: _tensor(path, name, record, extents) for name, record in records.items()}
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, TensorRecord]:
@@ -92,8 +92,17 @@ def _state_dict(path: Path, content: Any) -> dict[str, TensorRecord]:
     return content
 
 
-def _tensor(path: Path, name: str, record: TensorRecord, storage: Extent) -> SourceTensor:
+def _tensor(
+    path: Path, name: str, record: TensorRecord, extents: Mapping[str, Extent]
+) -> SourceTensor:
     where = f"{path}: tensor {quoted(name)}"
+    storage = extents.get(record.storage.key)
+    if storage is None or storage.n_bytes != record.storage.n_bytes:
+        found = "nothing" if storage is None else storage.n_bytes
+        raise ConversionError(
+            f"{where}: expected {record.storage.n_bytes} bytes in storage "
+            f"{quoted(record.storage.key)}, found {found}"
+        )
     dtype = DTYPES[record.dtype]
     shape, strides = record.shape, record.strides
     offset = storage.offset + record.offset * dtype.itemsize
@@ -112,7 +121,7 @@ def _tensor(path: Path, name: str, record: TensorRecord, storage: Extent) -> Sou
     )
 
 
-def _open_zip(path: Path, file: BinaryIO) -> tuple[dict[str, TensorRecord], _Locate]:
+def _open_zip(path: Path, file: BinaryIO) -> _Content:
     members = _members(path, file)
     pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -145,20 +154,8 @@ def _open_zip(path: Path, file: BinaryIO) -> tuple[dict[str, TensorRecord], _Loc
         if name.startswith(f"{prefix}data/"):
             extents[name[len(prefix) + len("data/") :]] = _member_extent(path, file, members[name])
 
-    def locate(storage: Storage) -> Extent:
-        name = f"{prefix}data/{storage.key}"
-        extent = extents.get(storage.key)
-        if extent is None:
-            raise ConversionError(f"{path}: member {quoted(name)} is missing")
-        if extent.n_bytes != storage.n_bytes:
-            raise ConversionError(
-                f"{path}: member {quoted(name)}: expected {storage.n_bytes} bytes, "
-                f"found {extent.n_bytes}"
-            )
-        return extent
-
     found = unpickle(str(path), io.BytesIO(content(pickles[0])))
-    return _state_dict(path, found), locate
+    return _state_dict(path, found), extents
 
 
 def _members(path: Path, file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
@@ -199,13 +196,12 @@ def _member_extent(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> Extent:
     return Extent(offset, info.file_size)
 
 
-def _open_legacy(path: Path, file: BinaryIO) -> tuple[dict[str, TensorRecord], _Locate]:
+def _open_legacy(path: Path, file: BinaryIO) -> _Content:
     """Read a stream of pickles, of which the last lists the storages behind it."""
     file.seek(0)
     pickles = io.BytesIO(file.read(_MAX_PICKLE))
-    magic, version, system, content, keys = (unpickle(str(path), pickles) for _ in range(5))
-    if magic != _LEGACY_MAGIC or type(version) is not int:
-        raise ConversionError(f"{path}: the start of the file is damaged")
+    # Before them the number that the file starts with, and the version, of which there is one.
+    _, _, system, content, keys = (unpickle(str(path), pickles) for _ in range(5))
     if not (isinstance(system, dict) and system.get("little_endian") is True):
         raise ConversionError(f"{path}: expected little-endian numbers")
     if not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
@@ -218,9 +214,7 @@ def _open_legacy(path: Path, file: BinaryIO) -> tuple[dict[str, TensorRecord], _
         where = f"{path}: storage {quoted(key)}"
         storage = storages.get(key)
         if storage is None or key in extents:
-            raise ConversionError(
-                f"{where} is listed, but belongs to no tensor or was there before"
-            )
+            raise ConversionError(f"{where} is listed twice, or belongs to no tensor")
         # The count of its elements, and then the elements.
         file.seek(offset)
         count = int.from_bytes(file.read(8), "little")
@@ -236,10 +230,4 @@ def _open_legacy(path: Path, file: BinaryIO) -> tuple[dict[str, TensorRecord], _
             )
         extents[key] = Extent(offset, storage.n_bytes)
         offset += storage.n_bytes
-
-    def locate(storage: Storage) -> Extent:
-        if storage.key not in extents:
-            raise ConversionError(f"{path}: storage {quoted(storage.key)} is missing")
-        return extents[storage.key]
-
-    return records, locate
+    return records, extents

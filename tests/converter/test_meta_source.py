@@ -182,13 +182,15 @@ def test_meta_shards_that_do_not_fit_are_refused(tmp_path):
         ("layers.0.attention.wk.weight", np.zeros((64, 64), np.float16), r"k_proj\.weight"),
         ("layers.0.attention.wq.weight", np.zeros(64, np.float16), r"q_proj\.weight"),
         ("layers.0.feed_forward.gate.weight", np.zeros((8, 64), np.float16), r"gate\.weight"),
+        ("layers.0.attention.wq.weight", np.float16(1), "found a number"),
+        ("tok_embeddings.weight", np.float16(1), "found a number"),
         ("norm.weight", np.zeros(63, np.float16), r"model\.norm\.weight"),
         ("tok_embeddings.weight", np.zeros((271, 64), np.float16), r"embed_tokens\.weight"),
     ],
 )
 def test_meta_wrong_type_shape_or_name_is_refused(tmp_path, name, array, expected):
     with pytest.raises(ConversionError, match=expected) as caught:
-        open_source(write_meta(tmp_path / "model", [META | {name: array}]))
+        open_source(write_meta(tmp_path / "model", [META | {name: np.asarray(array)}]))
     assert "\n" not in str(caught.value)
 
 

@@ -9,7 +9,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
-from torch_writer import Archive, View, archive, number, numbers, save, tensor, text
+from torch_writer import Archive, View, archive, number, numbers, save, save_legacy, tensor, text
 
 from converter.sources.torch_file import read_torch_file
 from qllama.errors import ConversionError
@@ -226,11 +226,12 @@ def test_read_torch_file_missing_short_and_long_members_are_refused(tmp_path):
     made = archive({"w": MATRIX})
     whole = made.storages["0"]
     made.storages = {}
-    assert "member 'archive/data/0' is missing" in error(made.write(tmp_path / "m.bin"))
+    found = error(made.write(tmp_path / "m.bin"))
+    assert "tensor 'w': expected 96 bytes in storage '0', found nothing" in found
     for raw in (whole[:-1], whole + b"\0"):
         made.storages = {"0": raw}
         found = error(made.write(tmp_path / "m.bin"))
-        assert f"member 'archive/data/0': expected 96 bytes, found {len(raw)}" in found
+        assert f"tensor 'w': expected 96 bytes in storage '0', found {len(raw)}" in found
 
 
 def test_read_torch_file_cut_anywhere_is_refused(tmp_path):
@@ -303,3 +304,77 @@ def test_read_torch_file_member_that_is_there_twice_is_refused(tmp_path):
     with zipfile.ZipFile(path, "a") as again, pytest.warns(UserWarning, match="Duplicate"):
         again.writestr("archive/data/0", b"")
     assert "member 'archive/data/0' is there twice" in error(path)
+
+
+# Offsets in an entry of the table of contents: APPNOTE.TXT of the zip format, 4.3.12.
+FLAGS, COMPRESSED_SIZE, SIZE, HEADER_OFFSET = 8, 20, 24, 42
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({FLAGS: 1}, "is encrypted"),
+        ({COMPRESSED_SIZE: 90}, "is compressed"),
+        ({HEADER_OFFSET: 3}, "its header is not where it says"),
+        ({COMPRESSED_SIZE: 2**31, SIZE: 2**31}, "expected 2147483648 bytes, the file has"),
+    ],
+)
+def test_read_torch_file_member_that_its_table_describes_wrongly_is_refused(
+    tmp_path, changes, expected
+):
+    path = save(tmp_path / "m.bin", {"w": MATRIX})
+    raw = bytearray(path.read_bytes())
+    entry = raw.index(b"archive/data/0", raw.index(b"PK\x01\x02")) - 46
+    for at, value in changes.items():
+        size = 2 if at == FLAGS else 4
+        raw[entry + at : entry + at + size] = value.to_bytes(size, "little")
+    path.write_bytes(raw)
+    assert expected in error(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (b"ccollections\nOrderedDict\n]R", "calls collections.OrderedDict, which was not run"),
+        (
+            b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_tensor_v2\n"
+            b"ctorch\nFloatStorage\n)}tR",
+            "another class than torch.Tensor",
+        ),
+        (b"ctorch\nSize\n(NtR", "something that is not a shape"),
+    ],
+)
+def test_read_torch_file_call_of_another_kind_is_refused(tmp_path, code, expected):
+    assert expected in error(Archive(b"\x80\x02" + code + b".", {}).write(tmp_path / "m.bin"))
+
+
+def test_read_torch_file_tensor_of_nine_dimensions_is_refused(tmp_path):
+    view = View(MATRIX, (1,) * 9, (1,) * 9)
+    assert "9 dimensions" in error(save(tmp_path / "m.bin", {"w": view}))
+
+
+def test_read_torch_file_of_before_the_zip_format_is_read(tmp_path):
+    view = View(MATRIX, (2, 4), (4, 1), 8)
+    path = save_legacy(tmp_path / "m.bin", {"half": MATRIX.astype(np.float16), "view": view})
+    got = read(path)
+    np.testing.assert_array_equal(got["half"], MATRIX.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(got["view"], MATRIX[2:4])
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"keys": ["0", "0"]}, "storage '0' is listed twice"),
+        ({"keys": ["7"]}, "storage '7' is listed twice, or belongs to no tensor"),
+        ({"keys": []}, "96 bytes in storage '0', found nothing"),
+        ({"keys": {"0": 1}}, "expected a list of storages, found dict"),
+        ({"keys": [0]}, "expected a list of storages"),
+        ({"miscounted": 1}, "storage '0': expected 96 bytes, found 25 numbers of float32"),
+        ({"system": {"little_endian": False}}, "expected little-endian numbers"),
+        ({"view": b"(" + text("0") + b"K\x00K\x01t"}, "something that is not a storage"),
+    ],
+)
+def test_read_torch_file_of_before_the_zip_format_that_is_damaged_is_refused(
+    tmp_path, changes, expected
+):
+    assert expected in error(save_legacy(tmp_path / "m.bin", {"w": MATRIX}, **changes))

@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
-from torch_writer import View, save
+from torch_writer import View, save, save_legacy
 
 from converter.sources.torch_file import read_torch_file
 from qllama.errors import ConversionError
@@ -125,14 +125,15 @@ def test_torch_file_before_1_6_cut_anywhere_is_refused(tmp_path):
             read_torch_file(path)
 
 
-def test_writer_of_the_tests_writes_what_torch_reads(tmp_path):
+@pytest.mark.parametrize("writer", [save, save_legacy])
+def test_writer_of_the_tests_writes_what_torch_reads(tmp_path, writer):
     storage = np.arange(24, dtype=np.float16)
     state = {
         "whole": storage.reshape(6, 4),
         "view": View(storage, (3, 2), (4, 1), 5),
         "transposed": View(storage, (4, 6), (1, 4)),
     }
-    path = save(tmp_path / "model.bin", state)
+    path = writer(tmp_path / "model.bin", state)
     loaded = torch.load(path, weights_only=True)
     ours = read(path)
     assert list(loaded) == list(state) == list(ours)

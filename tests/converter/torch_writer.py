@@ -5,6 +5,7 @@ That PyTorch reads the same from these files is checked where it is installed.
 
 from __future__ import annotations
 
+import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -66,19 +67,27 @@ class Archive:
         return path
 
 
-def archive(tensors: Mapping[str, Any]) -> Archive:
-    """Lay out a state dict; values are arrays, `View`s, or what `pickled` takes."""
+def archive(tensors: Mapping[str, Any], more: bytes = b"") -> Archive:
+    """Lay out a state dict.
+
+    Parameters
+    ----------
+    tensors : mapping
+        Values are arrays, `View`s, or what `pickled` takes.
+    more : bytes
+        Pickle code of one more item of a storage's identity.
+    """
     body, storages = [], {}
     for name, value in tensors.items():
         if isinstance(value, np.ndarray):
-            strides = tuple(s // value.itemsize for s in np.ascontiguousarray(value).strides)
+            strides = tuple(s // value.itemsize for s in np.asarray(value, order="C").strides)
             value = View(value.reshape(-1), value.shape, strides)
         if isinstance(value, View):
             key = str(len(storages))
             for known, raw in storages.items():
                 key = known if raw is value.storage else key
             storages[key] = value.storage
-            body += [text(name), tensor(value, key)]
+            body += [text(name), tensor(value, key, more)]
         else:
             body += [text(name), pickled(value)]
     content = b"ccollections\nOrderedDict\n)R(" + b"".join(body) + b"u"
@@ -94,7 +103,28 @@ def save(path: Path, tensors: Mapping[str, Any]) -> Path:
     return archive(tensors).write(path)
 
 
-def tensor(view: View, key: str) -> bytes:
+def save_legacy(path: Path, tensors: Mapping[str, Any], **changes: Any) -> Path:
+    """Write a state dict as before PyTorch 1.6, with `keys`, `counts` or `system` of one's own."""
+    made = archive(tensors, more=changes.get("view", b"N"))
+    sizes = {"0": 1} | {
+        key: value.storage.itemsize if isinstance(value, View) else value.itemsize
+        for key, value in zip(made.storages, tensors.values(), strict=False)
+    }
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"long": 4}}
+    keys = changes.get("keys", list(made.storages))
+    with path.open("wb") as file:
+        pickle.dump(0x1950A86A20F9469CFC6C, file, 2)
+        pickle.dump(1001, file, 2)
+        pickle.dump(system | changes.get("system", {}), file, 2)
+        file.write(made.pickle)
+        pickle.dump(keys, file, 2)
+        for key, raw in made.storages.items():
+            count = len(raw) // sizes[key] + changes.get("miscounted", 0)
+            file.write(count.to_bytes(8, "little") + raw)
+    return path
+
+
+def tensor(view: View, key: str, more: bytes = b"") -> bytes:
     """Spell a call of `_rebuild_tensor_v2`."""
     storage = (
         b"("
@@ -103,6 +133,7 @@ def tensor(view: View, key: str) -> bytes:
         + text(key)
         + text("cpu")
         + number(view.storage.size)
+        + more
         + b"tQ"
     )
     hooks = b"ccollections\nOrderedDict\n)R"
