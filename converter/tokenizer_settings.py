@@ -80,14 +80,15 @@ def read_settings(directory: Path, declared: Mapping[str, Any]) -> TokenizerSett
     """
     config_path = directory / "tokenizer_config.json"
     config = _read(config_path)
-    # As in transformers: files that tell all added tokens supersede the older ones beside them.
+    # As in transformers: a file that tells all added tokens supersedes the older ones.
     is_complete = "added_tokens_decoder" in config
-    named_path, names = config_path, dict(config)
-    if not is_complete:
-        named_path = directory / "special_tokens_map.json"
-        names |= _read(named_path)
-    named = _named_tokens(named_path, names)
-    special = _special_texts(named_path, names)
+    map_path = directory / "special_tokens_map.json"
+    sources = {config_path: config} | ({} if is_complete else {map_path: _read(map_path)})
+    named: dict[str, str | None] = {}
+    special: set[str] = set()
+    for path, values in sources.items():
+        named |= _named_tokens(path, values)
+        special |= _special_texts(path, values)
     if is_complete:
         added = _decoder_tokens(config_path, config["added_tokens_decoder"])
     else:

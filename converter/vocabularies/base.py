@@ -10,7 +10,7 @@ from converter.wording import quoted
 from qllama.config import TokenizerKind
 from qllama.errors import TokenizerError
 
-__all__ = ["Vocabulary", "without_rowless_padding"]
+__all__ = ["Vocabulary", "unused", "without_rowless_padding"]
 
 
 @dataclass(frozen=True)
@@ -78,3 +78,12 @@ def without_rowless_padding(
             f"{missing[0]}); pass the tokenizer of this very checkpoint with --tokenizer"
         )
     return {i: text for i, text in tokens.items() if i not in beyond}
+
+
+def unused(tokens: Mapping[int, str]) -> dict[str, int]:
+    """Return names for the ids below the highest that no token has.
+
+    The model has rows for them, and might choose one.
+    """
+    last = max(tokens, default=0)
+    return {f"[UNUSED_{i}]": i for i in range(last) if i not in tokens}

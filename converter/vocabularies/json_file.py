@@ -7,14 +7,14 @@ Owns what is changed in such a file, which is nothing at all where it is complet
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.byte_level_bpe import AddedToken, to_json
 from converter.json_files import read_json_object
 from converter.tokenizer_settings import TokenizerSettings
-from converter.vocabularies.base import Vocabulary, without_rowless_padding
+from converter.vocabularies.base import Vocabulary, unused, without_rowless_padding
 from converter.wording import quoted
 from qllama.errors import TokenizerError
 
@@ -50,18 +50,21 @@ def read_tokenizer_json(path: Path, settings: TokenizerSettings, vocab_size: int
     document = read_json_object(path)
     blob = path.read_bytes()
     backend = _load(path, blob)
-    own = _own_added_tokens(path, document)
-    added = _completed(path, own, settings, backend.get_vocab())
-    tokens = {i: text for text, i in backend.get_vocab().items()}
+    ids = backend.get_vocab(with_added_tokens=False)
+    own = _own_added_tokens(path, document, ids)
+    added = _completed(path, own, settings, ids)
+    tokens = {i: text for text, i in ids.items()}
     tokens |= {token.id: text for text, token in added.items()}
     kept = without_rowless_padding(path, tokens, settings.named.get("pad_token"), vocab_size)
-    dropped = [text for i, text in tokens.items() if i not in kept]
     added = {text: token for text, token in added.items() if token.id in kept}
-    numbered_otherwise = any(backend.token_to_id(t) != token.id for t, token in added.items())
-    if added != own or dropped or numbered_otherwise or document["model"].get("dropout"):
-        blob = to_json(_rewritten(path, document, added, dropped))
+    vocab = {text: i for i, text in kept.items()} | unused(kept)
+    is_complete = added == own and len(vocab) == len(tokens)
+    numbered_as_told = all(backend.token_to_id(t) == token.id for t, token in added.items())
+    if not is_complete or not numbered_as_told or document["model"].get("dropout"):
+        blob = to_json(_rewritten(document, added, vocab))
         backend = _load(path, blob)
-    first, last = _surroundings(path, backend)
+        _check_numbers(path, backend, vocab)
+    first, last = _surroundings(path, document.get("post_processor"))
     unknown = document["model"].get("unk_token")
     return Vocabulary(
         kind="tokenizers",
@@ -88,15 +91,27 @@ def _load(path: Path, blob: bytes) -> tokenizers.Tokenizer:
         ) from None
 
 
-def _own_added_tokens(path: Path, document: Mapping[str, Any]) -> dict[str, AddedToken]:
-    """Return the file's added tokens by their text, in the order of their ids."""
+def _own_added_tokens(
+    path: Path, document: Mapping[str, Any], ids: Mapping[str, int]
+) -> dict[str, AddedToken]:
+    """Return the file's added tokens by their text, in the order of their ids.
+
+    One that is in the vocabulary too has the id that it has there, as in the library.
+    """
     added: dict[str, AddedToken] = {}
+    taken = {token_id: text for text, token_id in ids.items()}
     for entry in sorted(document.get("added_tokens") or [], key=lambda entry: entry["id"]):
-        token = AddedToken(**entry)
-        if added.setdefault(token.content, token) is not token:
+        token = AddedToken(**{f.name: entry[f.name] for f in fields(AddedToken)})
+        token = replace(token, id=ids.get(token.content, token.id))
+        if added.setdefault(token.content, token).id != token.id:
             raise TokenizerError(
                 f"{path}: {quoted(token.content)} is both token {added[token.content].id} "
-                f"and token {token.id}"
+                f"and token {token.id}; expected one of them"
+            )
+        if taken.setdefault(token.id, token.content) != token.content:
+            raise TokenizerError(
+                f"{path}: {quoted(taken[token.id])} and {quoted(token.content)} are both token "
+                f"{token.id}; expected one of them"
             )
     return added
 
@@ -129,43 +144,63 @@ def _completed(
 
 
 def _rewritten(
-    path: Path,
-    document: Mapping[str, Any],
-    added: Mapping[str, AddedToken],
-    dropped: list[str],
+    document: Mapping[str, Any], added: Mapping[str, AddedToken], vocab: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return the document with these added tokens, without `dropped`, and without dropout."""
-    model = (
-        dict(document["model"], dropout=None)
-        if "dropout" in document["model"]
-        else dict(document["model"])
-    )
+    """Return the document with these tokens, and without dropout."""
+    model = dict(document["model"])
+    if "dropout" in model:
+        model["dropout"] = None
     if isinstance(model.get("vocab"), dict):
-        vocab = {text: i for text, i in model["vocab"].items() if text not in dropped}
-        # The library gives numbers of its own to added tokens that the vocabulary lacks.
-        model["vocab"] = vocab | {text: token.id for text, token in added.items()}
-    rewritten = dict(document, model=model, added_tokens=[asdict(t) for t in added.values()])
-    backend = _load(path, to_json(rewritten))
-    for text, token in added.items():
-        if backend.token_to_id(text) != token.id:
+        # Added tokens too: the library gives numbers of its own to those that are not here.
+        model["vocab"] = vocab
+    return dict(document, model=model, added_tokens=[asdict(token) for token in added.values()])
+
+
+def _check_numbers(path: Path, backend: tokenizers.Tokenizer, vocab: Mapping[str, int]) -> None:
+    """Vocabularies that are lists give their tokens no ids but their places."""
+    for text, token_id in vocab.items():
+        if backend.token_to_id(text) != token_id:
             raise TokenizerError(
-                f"{path}: the added token {quoted(text)} cannot have the id {token.id}, as "
-                f"{len(model['vocab'])} tokens come before it"
+                f"{path}: {quoted(text)} cannot have the id {token_id}, as the tokens before it "
+                "are fewer"
             )
-    return rewritten
 
 
-def _surroundings(path: Path, backend: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
-    """Return the tokens that the file's post-processor puts before and behind every text."""
-    bare = backend.encode("a", add_special_tokens=False).ids
-    whole = backend.encode("a", add_special_tokens=True).ids
-    n_added = len(whole) - len(bare)
-    for n_before in range(n_added + 1):
-        if whole[n_before : n_before + len(bare)] == bare:
-            before, behind = whole[:n_before], whole[n_before + len(bare) :]
-            if len(before) <= 1 and len(behind) <= 1:
-                return next(iter(before), None), next(iter(behind), None)
-    raise TokenizerError(
-        f"{path}: post_processor: expected at most one token before and one behind a text, "
-        f"found {quoted([backend.id_to_token(i) for i in whole])}; not supported"
-    )
+def _surroundings(path: Path, post: Any) -> tuple[int | None, int | None]:
+    """Return the tokens that the file's post-processor puts before and behind every text.
+
+    Read, and not tried out: the library panics over a damaged one.
+    """
+    before: list[int] = []
+    behind: list[int] = []
+    steps = post.get("processors", []) if _type_of(post) == "Sequence" else [post]
+    try:
+        for step in steps:
+            if _type_of(step) == "TemplateProcessing":
+                tokens = {text: token["ids"] for text, token in step["special_tokens"].items()}
+                place = before
+                for part in step["single"]:
+                    if "Sequence" in part:
+                        place = behind
+                    else:
+                        place += tokens[part["SpecialToken"]["id"]]
+            elif _type_of(step) in ("BertProcessing", "RobertaProcessing"):
+                before.append(step["cls"][1])
+                behind.append(step["sep"][1])
+            elif _type_of(step) not in (None, "ByteLevel"):
+                raise ValueError(_type_of(step))
+    except (KeyError, IndexError, TypeError, ValueError) as e:
+        raise TokenizerError(
+            f"{path}: post_processor: expected one that puts tokens around a text: "
+            f"{type(e).__name__}: {quoted(str(e))}; download the file again"
+        ) from None
+    if len(before) > 1 or len(behind) > 1:
+        raise TokenizerError(
+            f"{path}: post_processor: expected at most one token before and one behind a text, "
+            f"found the ids {quoted(before)} and {quoted(behind)}; not supported"
+        )
+    return next(iter(before), None), next(iter(behind), None)
+
+
+def _type_of(step: Any) -> Any:
+    return step.get("type") if isinstance(step, dict) else None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from converter.byte_level_bpe import AddedToken
 from converter.tokenizer_settings import TokenizerSettings
-from converter.vocabularies.base import Vocabulary, without_rowless_padding
+from converter.vocabularies.base import Vocabulary, unused, without_rowless_padding
 from converter.wording import quoted
 from qllama.errors import TokenizerError
 from qllama.tokenizer.sentencepiece_proto import (
@@ -120,9 +120,9 @@ def _changes(
             continue  # without these the model cannot spell what it does not know
         elif pieces[token.id] != (token.content, kind):
             changes[token.id] = (token.content, kind)
-    for i in range(len(pieces), max(changes, default=0)):
-        # Ids go by the order of the pieces, so a hole takes one too.
-        changes.setdefault(i, (f"[UNUSED_{i}]", UNUSED))
+    # Ids go by the order of the pieces, so a hole takes one too.
+    holes = unused({i: text for text, i in at.items()})
+    changes |= {i: (text, UNUSED) for text, i in holes.items()}
     return changes
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny_vocab import CONTROL, bpe_fields, spm_fields, token_id
+from tiny_vocab import CONTROL, bpe_fields, spm_fields
 from tokenizer_repos import (
     TEMPLATE,
     bpe_document,
@@ -185,73 +185,6 @@ def test_sentencepiece_padding_token_beyond_the_rows_is_left_out(tmp_path):
     assert load(tmp_path, n_pieces).vocab_size == n_pieces
     padded = load(tmp_path, n_pieces + 1)
     assert (padded.vocab_size, padded.config.pad_token_id) == (n_pieces + 1, n_pieces)
-
-
-def test_sentencepiece_tokens_of_every_kind_are_added(tmp_path):
-    fields = spm_fields()
-    n_pieces = len(fields["tokenizer.ggml.tokens"])
-    write(
-        tmp_path,
-        tokenizer_model=spm_model(),
-        tokenizer_config_json={
-            "added_tokens_decoder": decoder(
-                entry(1, "<s>"),
-                entry(token_id(fields, "<tool>"), "<role>"),
-                entry(n_pieces, "<|start|>"),
-                entry(n_pieces + 2, "  \n", special=False),
-            ),
-            "eos_token": "<|start|>",
-        },
-    )
-    tokenizer = load(tmp_path)
-    assert tokenizer.vocab_size == n_pieces + 3
-    role = token_id(fields, "<tool>")
-    assert ids(tokenizer, "<role>  \n<|start|>") == [1, role, n_pieces + 2, n_pieces]
-    assert [tokenizer.is_special(n_pieces + i) for i in (0, 1, 2)] == [True, False, False]
-    assert tokenizer.config.eos_token_ids[0] == n_pieces
-    plain = tokenizer.encode("<|start|>", add_special=False, parse_special=False)
-    assert n_pieces not in plain
-    assert ids(tokenizer, "hello world", add_special=False) == [
-        token_id(fields, "▁hello"),
-        token_id(fields, "▁world"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("settings", "spelled"),
-    [
-        ({}, ["▁hello", "<s>", "▁hello"]),
-        ({"legacy": True}, ["▁hello", "<s>", "▁hello"]),
-        ({"legacy": False}, ["▁hello", "<s>", *"hello"]),
-        ({"add_prefix_space": False}, [*"hello", "<s>", *"hello"]),
-    ],
-)
-def test_sentencepiece_prefix_goes_where_the_class_puts_it(tmp_path, settings, spelled):
-    write(tmp_path, tokenizer_model=spm_model(), tokenizer_config_json=settings)
-    tokenizer = load(tmp_path)
-    text = "hello<s>hello"
-    found = ids(tokenizer, text, add_special=False)
-    assert [tokenizer.token_text(i) for i in found] == spelled
-    assert tokenizer.decode(found) == text
-    assert tokenizer.decode(ids(tokenizer, "hello")) == "<s>hello"
-
-
-@pytest.mark.parametrize(
-    ("prepend", "spelled"),
-    [
-        ("always", ["▁hi", "<s>", "▁hi"]),
-        ("first", ["▁hi", "<s>", "hi"]),
-        ("never", ["hi", "<s>", "hi"]),
-    ],
-)
-def test_json_prefix_goes_where_the_file_puts_it(tmp_path, prepend, spelled):
-    flags = {"legacy": prepend != "always", "add_prefix_space": prepend == "never"}
-    write(tmp_path, tokenizer_json=prefixing_document(prepend), tokenizer_config_json=flags)
-    tokenizer = load(tmp_path)
-    found = ids(tokenizer, "hi<s>hi", add_special=False)
-    assert [tokenizer.token_text(i) for i in found] == spelled
-    assert tokenizer.decode(found) == "hi<s>hi"
-    assert tokenizer.decode(ids(tokenizer, "hi")) == "<s>hi"
 
 
 def _lines(*changes):
