@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,8 +117,10 @@ def _subject(model: str | None, options: SourceOptions) -> Subject:
     from qllama.format.reader import QlmFile
     from qllama.hub import registry
 
-    path = None if model is None else Path(model).expanduser()
-    if path is not None and _is_checkpoint(path, registry.find(str(model)) is not None):
+    path = Path(model or "")
+    with contextlib.suppress(RuntimeError):  # no such user: "~" is a character as any other
+        path = path.expanduser()
+    if model is not None and _is_checkpoint(path, registry.find(model) is not None):
         from converter.sources.registry import open_source
 
         return subject_of_checkpoint(path, open_source(path, options))
@@ -138,8 +141,11 @@ def _is_checkpoint(path: Path, is_registered: bool) -> bool:
         return not is_registered
     if not path.is_file() or path.suffix == ".qlm":
         return False
-    with path.open("rb") as file:
-        return file.read(len(MAGIC)) != MAGIC
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) != MAGIC
+    except OSError:
+        return True  # whoever opens it next says why it cannot be read
 
 
 def _read_gb_s(n_threads: int) -> float:

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import llama_3_2_3b
 import pytest
 from gguf import GGMLQuantizationType as Ggml
 from tiny_gguf import write_gguf
@@ -115,6 +117,45 @@ def test_inspect_mermaid_draws_the_forward_pass(inspect, tiny_qlm):
     assert "self_attn, RoPE<br/>4 query, 2 KV heads of 8<br/>3.072 k q4" in text
     assert "lm_head<br/>32 to 258<br/>8.256 k q8_0, tied" in text
     assert text.count('["') + text.count("[(") == text.count('"]') + text.count(")]")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs files with holes")
+def test_inspect_repository_of_llama_3_2_3b_reads_headers_only(inspect, tmp_path):
+    llama_3_2_3b.write_repository(tmp_path)
+    text = inspect(tmp_path).stdout
+    model = section(text, "Model")
+    assert "  format               huggingface" in model
+    assert "  parameters           3,212,749,824 (3.213 G) at 16.00 bits" in model
+    assert "  with the head apart  3,606,752,256: it is tied to the embedding" in model
+    assert (
+        "  positions            131,072, RoPE base 500,000, llama3 scaling by 32 from 8,192"
+        in model
+    )
+    assert "  KV cache per token   114,688 bytes in f16, 60,928 in q8_0" in model
+    rows = [line.split() for line in section(text, "Modules")]
+    assert ["├", "layers.0-27", "28", "times", "100,669,440", "87.7%"] in rows
+    assert ["│", "├", "self_attn", "25,165,824", "21.9%"] in rows
+    assert ["│", "└", "mlp", "75,497,472", "65.8%"] in rows
+    assert f"  problem  {tmp_path}: " in text  # of the tokenizer: there is none
+
+
+def test_inspect_unreadable_file_is_one_line(inspect, tmp_path, monkeypatch):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+
+    def refuse(self, *arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    result = inspect(path)
+    assert result.exit_code == 1
+    assert result.stderr == f"qllama: error: {path}: cannot be read: Permission denied\n"
+
+
+def test_inspect_name_of_no_user_is_one_line(inspect):
+    result = inspect("~nobody-of-this-name/model.gguf")
+    assert result.exit_code == 1
+    assert "~nobody-of-this-name/model.gguf: no such file" in result.stderr
 
 
 def test_inspect_file_that_cannot_run_says_why(inspect, tmp_path):

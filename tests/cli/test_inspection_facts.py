@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from llama_3_2_3b import CONFIG as LLAMA_3_2_3B
 from tiny_qlm import CONFIG
 
 from converter.sources.base import OpenedSource, SourceTensor
@@ -13,7 +14,7 @@ from qllama.cli.inspection.costs import MachineFacts, chosen_contexts
 from qllama.cli.inspection.facts import gather_facts, part_of
 from qllama.cli.inspection.modules import module_tree
 from qllama.cli.inspection.subject import TensorFacts, subject_of_checkpoint, subject_of_file
-from qllama.config import ModelConfig, RopeScaling, TokenizerConfig
+from qllama.config import ModelConfig, TokenizerConfig
 from qllama.errors import ContextLengthError, TokenizerError
 from qllama.format import QlmWriter, TensorSpec
 from qllama.format.reader import QlmFile
@@ -21,22 +22,6 @@ from qllama.format.spec import tensor_n_bytes
 from qllama.tensors import expected_shapes
 
 MACHINE = MachineFacts(n_threads=2, read_gb_s=40.0, free_n_bytes=2**34)
-
-LLAMA_3_2_3B = ModelConfig(
-    model_type="llama",
-    vocab_size=128256,
-    hidden_size=3072,
-    intermediate_size=8192,
-    num_hidden_layers=28,
-    num_attention_heads=24,
-    num_key_value_heads=8,
-    head_dim=128,
-    max_position_embeddings=131072,
-    rms_norm_eps=1e-5,
-    rope_theta=500000.0,
-    rope_scaling=RopeScaling("llama3", 32.0, 1.0, 4.0, 8192),
-    tie_word_embeddings=True,
-)
 
 
 class Unread(SourceTensor):
