@@ -22,7 +22,7 @@ from converter.wording import quoted
 from qllama.config import ModelConfig
 from qllama.errors import ConversionError, UnsupportedModelError
 
-__all__ = ["FAMILIES", "config_from_hugging_face"]
+__all__ = ["FAMILIES", "check_runnable", "config_from_hugging_face"]
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,7 @@ def config_from_hugging_face(
         For a key that is missing, of the wrong type, or at odds with the tensors.
     """
     config = Fields(where, values)
-    model_type = config.text("model_type")
-    family = FAMILIES.get(model_type)
-    if family is None:
-        config.refuse("model_type", f"qllama runs {', '.join(FAMILIES)}")
-    _check_architecture(config)
-    check_all_known(config, _USED)
+    family = _checked_family(config)
     hidden_size = config.integer("hidden_size")
     layers = config.integer("num_hidden_layers")
     heads = config.integer("num_attention_heads")
@@ -129,7 +124,7 @@ def config_from_hugging_face(
     theta, scaling = hf_rope.rope_from_hugging_face(config)
     tied = config.flag("tie_word_embeddings", False) or "lm_head.weight" not in names
     fields = {
-        "model_type": model_type,
+        "model_type": config.text("model_type"),
         "vocab_size": config.integer("vocab_size"),
         "hidden_size": hidden_size,
         "intermediate_size": config.integer("intermediate_size"),
@@ -157,13 +152,37 @@ def config_from_hugging_face(
         raise UnsupportedModelError(f"{where}: {e}") from None
 
 
-def _check_architecture(config: Fields) -> None:
-    """Refuse a classifier, an embedder and the like: their `model_type` is the same."""
+def check_runnable(where: Path, values: Mapping[str, Any]) -> None:
+    """Refuse what a config alone tells that qllama does not run, before weights are fetched.
+
+    Parameters
+    ----------
+    where, values
+        As for `config_from_hugging_face`.
+
+    Raises
+    ------
+    UnsupportedModelError, ConversionError
+        As `config_from_hugging_face`.
+    """
+    config = Fields(where, values)
+    _checked_family(config)
+    hf_rope.rope_from_hugging_face(config)
+
+
+def _checked_family(config: Fields) -> _Family:
+    """Return the family of a model that generates text and has no key that is not known."""
+    family = FAMILIES.get(config.text("model_type"))
+    if family is None:
+        config.refuse("model_type", f"qllama runs {', '.join(FAMILIES)}")
+    # A classifier or an embedder has the same `model_type`.
     named = config.values.get("architectures", [])
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         config.mistyped("architectures", "a list of names")
     if named and not any(name.endswith("ForCausalLM") for name in named):
         config.refuse("architectures", "expected a model that generates text, ...ForCausalLM")
+    check_all_known(config, _USED)
+    return family
 
 
 def _head_dim(config: Fields, family: _Family, hidden_size: int, heads: int) -> int:

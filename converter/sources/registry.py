@@ -17,7 +17,7 @@ from converter.wording import shown
 from qllama.errors import ConversionError
 from qllama.format.spec import MAGIC
 
-__all__ = ["FORMATS", "Format", "open_source"]
+__all__ = ["FORMATS", "Format", "detect", "open_source"]
 
 _GGUF_MAGIC = b"GGUF"
 _ADAPTER = "adapter_"
@@ -133,6 +133,21 @@ _FLAGS = {
 }
 
 
+def detect(path: Path) -> str | None:
+    """Return the name of the format that a file or directory looks like; None for none.
+
+    Raises
+    ------
+    ConversionError
+        When `path` is not there or cannot be read.
+    """
+    try:
+        path.stat()
+        return next((name for name, format in FORMATS.items() if format.matches(path)), None)
+    except OSError as e:
+        raise ConversionError(f"{path}: cannot be read: {e.strerror or e}") from e
+
+
 def open_source(path: Path, options: SourceOptions | None = None) -> CheckpointSource:
     """Open a checkpoint of whatever format it is.
 
@@ -152,11 +167,14 @@ def open_source(path: Path, options: SourceOptions | None = None) -> CheckpointS
         When the model needs what qllama does not compute.
     """
     options = options or SourceOptions()
-    try:
-        path.stat()
-    except OSError as e:
-        raise ConversionError(f"{path}: cannot be read: {e.strerror or e}") from e
-    name = _detected(path) if options.format is None else options.format
+    detected = detect(path)
+    name = detected if options.format is None else options.format
+    if name is None:
+        raise ConversionError(
+            f"{path}: {_described(path)}; qllama converts "
+            + ", ".join(f.description for f in FORMATS.values())
+            + " (--from FORMAT, if this is one of them under an unusual name)"
+        )
     found = FORMATS.get(name)
     if found is None:
         raise ConversionError(f"--from: expected one of {', '.join(FORMATS)}, found {name!r}")
@@ -164,17 +182,6 @@ def open_source(path: Path, options: SourceOptions | None = None) -> CheckpointS
         if getattr(options, field) is not None and field not in found.takes:
             raise ConversionError(f"{path}: {flag} is of no use for the format {name}")
     return found.open(path, options)
-
-
-def _detected(path: Path) -> str:
-    for name, format in FORMATS.items():
-        if format.matches(path):
-            return name
-    raise ConversionError(
-        f"{path}: {_described(path)}; qllama converts "
-        + ", ".join(f.description for f in FORMATS.values())
-        + " (--from FORMAT, if this is one of them under an unusual name)"
-    )
 
 
 def _described(path: Path) -> str:
@@ -209,8 +216,5 @@ def _begins_with(path: Path, magic: bytes) -> bool:
 
 
 def _start(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(8)
-    except OSError as e:
-        raise ConversionError(f"{path}: cannot be read: {e.strerror or e}") from e
+    with path.open("rb") as file:
+        return file.read(8)
