@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from converter.published import published_digest
 from qllama.errors import ConversionError
 
 __all__ = ["SourceHashes"]
@@ -39,6 +40,7 @@ class SourceHashes:
         self._allowed = 0.0
         self._stopped = False
         self._error: OSError | None = None
+        self._mismatch: str | None = None
         self._moved = threading.Condition()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
@@ -79,7 +81,7 @@ class SourceHashes:
         Raises
         ------
         ConversionError
-            When a file cannot be read.
+            When a file cannot be read, or is not the one that was published.
         """
         self.follow(1.0)
         while self._thread.is_alive():
@@ -88,18 +90,35 @@ class SourceHashes:
         if self._error is not None:
             reason = self._error.strerror or self._error
             raise ConversionError(f"{self._error.filename}: cannot be read: {reason}")
+        if self._mismatch is not None:
+            raise ConversionError(self._mismatch)
         on_progress(self._total, self._total)
         return self._hashes
 
     def _work(self) -> None:
         try:
             for path, _ in self._files:
-                digest = hashlib.sha256()
+                published = published_digest(path)
+                digests = {"sha256": hashlib.sha256()}
+                if published is not None and published.algorithm not in digests:
+                    digests[published.algorithm] = hashlib.new(
+                        published.algorithm, usedforsecurity=False
+                    )
                 with path.open("rb") as file:
                     while self._may_go_on() and (chunk := file.read(_CHUNK)):
-                        digest.update(chunk)
+                        for digest in digests.values():
+                            digest.update(chunk)
                         self._done += len(chunk)
-                self._hashes[path] = digest.hexdigest()
+                self._hashes[path] = digests["sha256"].hexdigest()
+                if published is None:
+                    continue
+                found = digests[published.algorithm].hexdigest()
+                if found != published.digest:
+                    self._mismatch = (
+                        f"{path}: expected {published.algorithm} {published.digest} as "
+                        f"{published.where} has it, found {found}; the file is damaged: "
+                        "fetch it again"
+                    )
         except OSError as error:
             error.filename = error.filename or str(path)
             self._error = error

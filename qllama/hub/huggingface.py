@@ -1,7 +1,7 @@
 """Models in repositories on the Hugging Face hub.
 
-Owns the notation `org/name[:FILE or TYPE]`, the choice of a GGUF file and the
-wording of what the hub refuses. The client library does the rest: endpoint,
+Owns the notation `org/name[:FILE or TYPE]`, the download and the wording of what the
+hub refuses. The client library does the rest: endpoint,
 credentials, retries, and its own cache, which other programs share.
 """
 
@@ -9,28 +9,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qllama.checksum import file_sha256
-from qllama.errors import ModelNotFoundError
+from qllama.errors import ModelNotFoundError, QllamaError
 from qllama.hub.checkpoint import Checkpoint
+from qllama.hub.choice import choose
 from qllama.progress import OnProgress
 
-__all__ = ["HubReference", "choose_file", "explain", "fetch", "parse"]
+__all__ = ["HubReference", "explain", "fetch", "parse"]
 
 _REFERENCE = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(:(?P<want>[\w.-]+(/[\w.-]+)*))?", re.ASCII
-)
-_PART_OF_SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
-
-# Least loss first as far as a download of twice the size is not worth it: Q8_0 is nearly
-# exact, anything below it is quantized a second time.
-_PREFERRED = (
-    *("Q8_0", "BF16", "F16", "FP16", "Q6_K", "Q5_K_M", "Q5_1", "Q5_K_S", "Q5_0"),
-    *("Q4_K_M", "Q4_1", "Q4_K_S", "IQ4_XS", "IQ4_NL", "Q4_0", "F32"),
 )
 
 
@@ -64,50 +56,8 @@ def parse(text: str) -> HubReference | None:
     return HubReference(match["repo"], match["want"])
 
 
-def choose_file(reference: HubReference, names: Sequence[str]) -> str:
-    """Choose the GGUF file to convert.
-
-    Parameters
-    ----------
-    reference : HubReference
-        Says what is wanted.
-    names : sequence of str
-        All files of the repository.
-
-    Raises
-    ------
-    ModelNotFoundError
-        When there is no such file; lists what there is.
-    """
-    from converter.naming import weight_type
-
-    ggufs = [n for n in names if n.lower().endswith(".gguf") and "mmproj" not in n.lower()]
-    whole = [n for n in ggufs if not _PART_OF_SPLIT.search(n)]
-    if not ggufs:
-        raise ModelNotFoundError(
-            f"{reference.repo}: no GGUF file in this repository, only {_listed(names)}; "
-            "qllama converts GGUF files: look for a repository of the same model with them"
-        )
-    if not whole:
-        raise ModelNotFoundError(
-            f"{reference.repo}: its GGUF files are split in parts ({_listed(ggufs)}); download "
-            "them into one directory, then give the path of the first"
-        )
-    if reference.want is None:
-        return min(whole, key=_preference)
-    want = reference.want.lower()
-    chosen = [n for n in whole if n.lower() in (want, f"{want}.gguf")] or [
-        n for n in whole if f"{weight_type(n)}_".lower().startswith(f"{want}_")
-    ]
-    if not chosen:
-        raise ModelNotFoundError(
-            f"{reference.repo}: no GGUF file {reference.want!r}; there is {_listed(whole)}"
-        )
-    return min(chosen, key=_preference)
-
-
 def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
-    """Download the GGUF file of a repository into the hub client's own cache.
+    """Download a model of a repository into the hub client's own cache.
 
     Parameters
     ----------
@@ -120,7 +70,10 @@ def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
     ------
     ModelNotFoundError
         When there is no such repository or file, it may not be read, the hub cannot
-        be reached, or the file is not the one that the hub describes.
+        be reached, or a GGUF file is not the one that the hub describes.
+    UnsupportedModelError, ConversionError
+        When its `config.json` tells that qllama does not run it; the weights are not
+        fetched then.
     Exception
         What `on_progress` raises, as it is.
     """
@@ -130,29 +83,44 @@ def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     try:
         info = HfApi(endpoint=endpoint).model_info(reference.repo, files_metadata=True)
-        files = {file.rfilename: file for file in info.siblings or ()}
-        name = choose_file(reference, list(files))
-        path = Path(
-            hf_hub_download(
-                reference.repo,
-                name,
-                revision=info.sha,
-                endpoint=endpoint,
-                tqdm_class=_bar_class(f"downloading {reference.repo}", on_progress),
+        found = {file.rfilename: file for file in info.siblings or ()}
+        choice = choose(reference.repo, reference.want, list(found))
+        total = sum(found[name].size or 0 for name in choice.files)
+        before = 0
+        paths = {}
+        for name in choice.files:
+            bar = _bar_class(f"downloading {reference.repo}", on_progress, before, total)
+            paths[name] = Path(
+                hf_hub_download(
+                    reference.repo, name, revision=info.sha, endpoint=endpoint, tqdm_class=bar
+                )
             )
-        )
+            before += found[name].size or 0
+            if name == "config.json":
+                _check_runnable(paths[name])
     except _CallbackError as e:
         raise e.error from e.error.__cause__
-    except ModelNotFoundError:
+    except QllamaError:
         raise
     except Exception as e:
         # Transport errors have no common base across the client's versions.
         raise explain(reference, e) from e
-    lfs = files[name].lfs
+    path = paths[choice.main]
+    if len(paths) > 1:
+        # The converter compares each shard with the hash that the client's cache has.
+        return Checkpoint(path, origin=f"hf:{reference.repo}@{info.sha}")
+    lfs = found[choice.main].lfs
     expected = None if lfs is None else lfs.sha256
     if expected is not None:
         _verify(reference, path, expected, on_progress)
-    return Checkpoint(path, origin=f"hf:{reference.repo}/{name}@{info.sha}", sha256=expected)
+    return Checkpoint(path, f"hf:{reference.repo}/{choice.main}@{info.sha}", expected)
+
+
+def _check_runnable(config: Path) -> None:
+    from converter.hf_config import check_runnable
+    from converter.json_files import read_json_object
+
+    check_runnable(config, read_json_object(config))
 
 
 def _verify(reference: HubReference, path: Path, expected: str, on_progress: OnProgress) -> None:
@@ -175,8 +143,14 @@ class _CallbackError(BaseException):
         self.error = error
 
 
-def _bar_class(stage: str, on_progress: OnProgress) -> Any:
-    """Make a progress bar class for the client that draws nothing and reports."""
+def _bar_class(stage: str, on_progress: OnProgress, before: int, total: int) -> Any:
+    """Make a progress bar class for the client that draws nothing and reports.
+
+    Parameters
+    ----------
+    before, total : int
+        Bytes of the files that are there already, and of all files.
+    """
     from huggingface_hub.utils.tqdm import tqdm
 
     class Reporter(tqdm):
@@ -186,7 +160,7 @@ def _bar_class(stage: str, on_progress: OnProgress) -> Any:
         def update(self, n: float | None = 1) -> None:
             self.n += n or 0
             try:
-                on_progress(stage, int(self.n), int(self.total or 0))
+                on_progress(stage, before + int(self.n), total)
             except Exception as e:
                 raise _CallbackError(e) from e
 
@@ -222,16 +196,3 @@ def explain(reference: HubReference, error: Exception) -> ModelNotFoundError:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         why = f"the Hugging Face hub could not be reached or refused: {first_line}"
     return ModelNotFoundError(f"{repo}: {why}")
-
-
-def _preference(name: str) -> tuple[int, str]:
-    from converter.naming import weight_type
-
-    kind = weight_type(name)
-    return (_PREFERRED.index(kind) if kind in _PREFERRED else len(_PREFERRED), name)
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = sorted(names)
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return (", ".join(names[:8]) or "nothing") + more

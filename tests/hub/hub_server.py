@@ -25,11 +25,14 @@ class HubServer:
         Repository to (status, error code) of every answer about it.
     wrong_hashes : set of str
         Files whose hash the listing gets wrong.
+    damaged : set of str
+        Files that arrive with another last byte.
     """
 
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
     wrong_hashes: set[str] = field(default_factory=set)
+    damaged: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -48,8 +51,10 @@ class HubServer:
             return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
         if len(parts) == 2:
             return 200, {"Content-Type": "application/json"}, self._listing(repo, files)
-        content = files["/".join(parts[4:])]
-        return 200, {"ETag": f'"{_sha256(content)}"', "X-Repo-Commit": COMMIT}, content
+        name = "/".join(parts[4:])
+        content = files[name]
+        headers = {"ETag": f'"{_sha256(content)}"', "X-Repo-Commit": COMMIT}
+        return 200, headers, content[:-1] + b"?" if name in self.damaged else content
 
     def _listing(self, repo: str, files: dict[str, bytes]) -> bytes:
         siblings = []

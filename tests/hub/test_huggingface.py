@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -11,13 +12,22 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 from hub_server import COMMIT, serving
+from tiny_hf import config_of, write_repository
 
-from qllama.errors import ModelNotFoundError
+from qllama.errors import ConversionError, ModelNotFoundError, UnsupportedModelError
+from qllama.format.reader import QlmFile
 from qllama.hub import huggingface
-from qllama.hub.huggingface import HubReference, choose_file, parse
+from qllama.hub.huggingface import HubReference, parse
 from qllama.hub.resolve import resolve_model
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def repository(tmp_path) -> dict[str, bytes]:
+    """The files of a small model in two shards."""
+    directory = write_repository(tmp_path / "repository", shards=2)
+    return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 
 @pytest.fixture
@@ -54,57 +64,6 @@ def test_reference_cache_name_is_one_file_name():
     assert HubReference("org/name", "sub/m.gguf").cache_name == "org--name--sub--m.gguf"
 
 
-FILES = [
-    "README.md",
-    "m.Q2_K.gguf",
-    "m.Q4_0.gguf",
-    "m.Q4_K_M.gguf",
-    "m.Q8_0.gguf",
-    "m.f16.gguf",
-    "mmproj-m.Q8_0.gguf",
-    "big/m.F32-00001-of-00002.gguf",
-    "big/m.F32-00002-of-00002.gguf",
-]
-
-
-@pytest.mark.parametrize(
-    ("want", "expected"),
-    [
-        (None, "m.Q8_0.gguf"),
-        ("q8", "m.Q8_0.gguf"),
-        ("Q4_K_M", "m.Q4_K_M.gguf"),
-        ("q4_k", "m.Q4_K_M.gguf"),
-        ("q4", "m.Q4_K_M.gguf"),
-        ("f16", "m.f16.gguf"),
-        ("m.Q2_K.gguf", "m.Q2_K.gguf"),
-        ("M.q2_k", "m.Q2_K.gguf"),
-    ],
-)
-def test_choose_file_takes_what_is_wanted_with_the_least_loss(want, expected):
-    assert choose_file(HubReference("org/name", want), FILES) == expected
-
-
-def test_choose_file_of_unknown_types_is_the_first_by_name():
-    assert choose_file(HubReference("org/name"), ["b.gguf", "a.gguf"]) == "a.gguf"
-
-
-@pytest.mark.parametrize(
-    ("want", "names", "expected"),
-    [
-        ("q6", FILES, r"no GGUF file 'q6'; there is m\.Q2_K\.gguf, m\.Q4_0\.gguf"),
-        ("q", FILES, "no GGUF file 'q'"),
-        (None, ["config.json", "model.safetensors"], r"only config\.json, model\.safetensors"),
-        (None, [], "only nothing"),
-        (None, [f"{i}.bin" for i in range(10)], "and 2 more"),
-        (None, FILES[-2:], "split in parts"),
-    ],
-)
-def test_choose_file_that_is_not_there_lists_what_is(want, names, expected):
-    with pytest.raises(ModelNotFoundError, match=expected) as caught:
-        choose_file(HubReference("org/name", want), names)
-    assert str(caught.value).startswith("org/name: ")
-
-
 def test_resolve_fetches_converts_and_then_asks_no_more(hub, gguf_file, cache):
     content = gguf_file.read_bytes()
     hub.repos["org/name"] = {"tiny.Q8_0.gguf": content, "README.md": b"Hello."}
@@ -119,8 +78,6 @@ def test_resolve_fetches_converts_and_then_asks_no_more(hub, gguf_file, cache):
         "preparing the quantizers",
         "converting tiny.Q8_0.gguf",
     ]
-    from qllama.format.reader import QlmFile
-
     with QlmFile.open(path) as file:
         assert file.provenance["origin"] == f"hf:org/name/tiny.Q8_0.gguf@{COMMIT}"
         assert file.provenance["sha256"] == hashlib.sha256(content).hexdigest()
@@ -175,11 +132,52 @@ def test_fetch_refusal_is_one_line(hub, status, code, expected):
     assert "\n" not in str(caught.value)
 
 
-def test_resolve_safetensors_repository_says_what_is_needed(hub, cache):
-    hub.repos["org/name"] = {"config.json": b"{}", "model.safetensors": b""}
-    with pytest.raises(ModelNotFoundError, match=r"only config\.json, model\.safetensors.*GGUF"):
-        resolve_model("org/name")
+def test_resolve_repository_without_gguf_is_converted_from_its_shards(hub, cache, repository):
+    others = ("consolidated.safetensors", "pytorch_model.bin", "README.md")
+    hub.repos["org/name"] = repository | dict.fromkeys(others, b"other")
+    seen: list[tuple[str, int, int]] = []
+
+    path = resolve_model("org/name", type="f32", on_progress=lambda *step: seen.append(step))
+
+    assert path == cache / "models" / "org--name-f32.qlm"
+    with QlmFile.open(path) as file:
+        assert file.provenance["origin"] == f"hf:org/name@{COMMIT}"
+        assert {f["name"]: f["sha256"] for f in file.provenance["files"]} == {
+            name: hashlib.sha256(content).hexdigest()
+            for name, content in repository.items()
+            if name.endswith(".safetensors")
+        }
+    steps = [(done, total) for stage, done, total in seen if stage == "downloading org/name"]
+    total = sum(len(content) for content in repository.values())
+    assert steps[-1] == (total, total)
+    assert steps == sorted(steps)
+    assert not any(other in request for other in others for request in hub.requests)
+
+
+def test_resolve_repository_with_a_damaged_shard_leaves_nothing(hub, cache, repository):
+    hub.repos["org/name"] = repository
+    hub.damaged.add("model-00002-of-00002.safetensors")
+    with pytest.raises(
+        ConversionError, match=r"model-00002-.*: expected sha256"
+    ):
+        resolve_model("org/name", type="f32")
     assert not list((cache / "models").glob("*.qlm"))
+
+
+@pytest.mark.parametrize(
+    ("config", "error"),
+    [
+        ({"model_type": "gemma3"}, UnsupportedModelError),
+        ({"rope_scaling": {"type": "longrope"}}, UnsupportedModelError),
+        ({"model_type": None}, ConversionError),
+    ],
+)
+def test_fetch_model_that_cannot_run_is_refused_before_its_weights(hub, repository, config, error):
+    content = json.dumps(config_of(**config)).encode()
+    hub.repos["org/name"] = repository | {"config.json": content}
+    with pytest.raises(error, match=next(iter(config))):
+        huggingface.fetch(HubReference("org/name"), lambda *_: None)
+    assert not any("safetensors" in request for request in hub.requests)
 
 
 def test_fetch_unreachable_hub_is_one_line():

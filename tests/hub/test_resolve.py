@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from tiny_gguf import write_gguf
+from tiny_hf import config_of, write_repository
 
 from qllama.errors import ConversionError, ModelNotFoundError, UnsupportedModelError
 from qllama.format.reader import QlmFile
@@ -247,9 +248,36 @@ def test_resolve_unknown_name_says_what_a_model_is(name):
         resolve_model(name)
 
 
-def test_resolve_directory_is_refused(tmp_path):
-    with pytest.raises(ModelNotFoundError, match="found a directory"):
-        resolve_model(tmp_path)
+def test_resolve_repository_is_converted_into_the_cache_once(tmp_path, cache):
+    directory = write_repository(tmp_path / "tiny")
+    path = resolve_model(directory, type="f16")
+    assert visible(cache) == [path.name]
+    assert path.name.startswith("tiny-")
+    assert resolve_model(tmp_path / "tiny", type="f16") == path
+    write_repository(directory, config_of(rope_theta=5e5))
+    changed = resolve_model(directory, type="f16")
+    assert visible(cache) == [changed.name]
+    with QlmFile.open(changed) as file:
+        assert file.config.rope_theta == 5e5
+
+
+def test_resolve_file_of_a_repository_is_converted_too(tmp_path, cache):
+    directory = write_repository(tmp_path / "tiny")
+    path = resolve_model(directory / "model.safetensors", type="f16")
+    assert visible(cache) == [path.name]
+
+
+def test_resolve_repository_in_a_directory_called_as_on_the_hub_wins(tmp_path, monkeypatch):
+    write_repository(tmp_path / "org" / "name")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("org/name", type="f16").name.startswith("name-")
+
+
+def test_resolve_directory_without_a_checkpoint_is_described(tmp_path, cache):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConversionError, match="empty: an empty directory; qllama converts"):
+        resolve_model(tmp_path / "empty")
+    assert visible(cache) == []
 
 
 def test_resolve_unknown_type_is_refused():
