@@ -85,14 +85,16 @@ class SourceHashes:
         """
         self.follow(1.0)
         while self._thread.is_alive():
-            on_progress(self._done, self._total)
+            if self._total:
+                on_progress(self._done, self._total)
             self._thread.join(0.1)
         if self._error is not None:
             reason = self._error.strerror or self._error
             raise ConversionError(f"{self._error.filename}: cannot be read: {reason}")
         if self._mismatch is not None:
             raise ConversionError(self._mismatch)
-        on_progress(self._total, self._total)
+        if self._total:
+            on_progress(self._total, self._total)
         return self._hashes
 
     def _work(self) -> None:

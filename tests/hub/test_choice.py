@@ -44,12 +44,12 @@ def test_choose_of_unknown_types_is_the_first_by_name():
 @pytest.mark.parametrize(
     ("want", "names", "expected"),
     [
-        ("q6", FILES, r"no GGUF file 'q6'; there is m\.Q2_K\.gguf, m\.Q4_0\.gguf"),
+        ("q6", FILES, r"no GGUF file 'q6'; there is big/m.*, m\.Q2_K\.gguf, m\.Q4_0\.gguf"),
         ("q", FILES, "no GGUF file 'q'"),
         (
             "q4",
             ["config.json", "model.safetensors"],
-            r"no GGUF file 'q4', nor any other; there is c",
+            r"no GGUF file 'q4'; there is config\.json, model",
         ),
         (None, ["config.json", "model.onnx"], r"found only config\.json, model\.onnx; look for"),
         (None, [], "found only nothing"),

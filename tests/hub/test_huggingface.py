@@ -157,9 +157,7 @@ def test_resolve_repository_without_gguf_is_converted_from_its_shards(hub, cache
 def test_resolve_repository_with_a_damaged_shard_leaves_nothing(hub, cache, repository):
     hub.repos["org/name"] = repository
     hub.damaged.add("model-00002-of-00002.safetensors")
-    with pytest.raises(
-        ConversionError, match=r"model-00002-.*: expected sha256"
-    ):
+    with pytest.raises(ConversionError, match=r"model-00002-.*: expected sha256"):
         resolve_model("org/name", type="f32")
     assert not list((cache / "models").glob("*.qlm"))
 
