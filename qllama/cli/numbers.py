@@ -29,7 +29,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
-        """Parse a string; a tuple is taken as it is."""
+        """Parse the string `value`, of `param` in `ctx`; a tuple is taken as it is."""
         if isinstance(value, tuple):
             return value
         words = value.split(",")

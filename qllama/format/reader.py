@@ -77,7 +77,7 @@ class QlmFile:
         use_mmap: bool = True,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> QlmFile:
-        """Check and map a file; takes milliseconds whatever its size.
+        """Check a file, and map or read its data; to map takes milliseconds whatever its size.
 
         Checksums and padding of the data are left to `verify`.
 
@@ -175,7 +175,7 @@ class QlmFile:
         Returns
         -------
         uint8, (n_bytes,)
-            Read-only view of the mapping, 64-byte aligned, not copied.
+            Read-only view of the data, 64-byte aligned, not copied.
 
         Raises
         ------
@@ -190,7 +190,7 @@ class QlmFile:
         Returns
         -------
         float32, (n,)
-            A read-only view of the mapping where the type is `f32`.
+            A read-only view of the data where the type is `f32`.
 
         Raises
         ------

@@ -47,8 +47,8 @@ _ARGUMENT = _FUNCTION + 8
 _ASLEEP, _WAITING, _HELD, _CALLED = range(4)
 
 # How often a thread looks for a call before it sleeps, and a caller for threads to wake
-# up: about a millisecond, which sampling, printing and the like do not take. Where
-# other programs compete for the cores it yields to them each time.
+# up: about a millisecond, which sampling, printing and the like do not take. After the
+# first 150 us it yields its core each time, where other programs compete for it.
 _PATIENCE = 5000
 
 

@@ -131,6 +131,12 @@ def test_docs_results_are_those_of_the_documents(path):
     assert filled(text, path.parent) == text
 
 
+def test_docs_name_every_script():
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    scripts = [path.name for path in ROOT.glob("benchmarks/*.py")]
+    assert [name for name in scripts if f"`{name}`" not in text] == []
+
+
 def test_plot_draws_every_picture_of_a_document(documents, tmp_path):
     pytest.importorskip("matplotlib")
     import plot
