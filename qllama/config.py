@@ -116,6 +116,11 @@ class RopeScaling:
             or self.rope_type not in ("llama3", "yarn"),
             f"rope_scaling: {self.rope_type} needs original_max_position_embeddings",
         )
+        original = self.original_max_position_embeddings
+        _require(
+            original is None or 0 < original < 2**31,
+            f"rope_scaling.original_max_position_embeddings: expected 1..2**31-1, found {original}",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +198,8 @@ class ModelConfig:
             f"config.rope_scaling: expected an object or null, found {self.rope_scaling!r}",
         )
         _require(
-            self.sliding_window is None or self.sliding_window > 0,
-            f"config.sliding_window: expected > 0, found {self.sliding_window}",
+            self.sliding_window is None or 0 < self.sliding_window < 2**31,
+            f"config.sliding_window: expected 1..2**31-1, found {self.sliding_window}",
         )
         _require(
             self.hidden_act == "silu",

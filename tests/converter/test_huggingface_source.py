@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 from tiny_hf import (
     DTYPES,
@@ -19,7 +21,8 @@ from tiny_hf import (
 
 from converter.sources.options import SourceOptions
 from converter.sources.registry import open_source
-from qllama.errors import ConversionError, QllamaError
+from qllama.cli import cli
+from qllama.errors import ConversionError
 from qllama.tensors import expected_shapes
 
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
@@ -157,11 +160,14 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_huggingface_damaged_repository_is_one_clear_line(tmp_path, damage):
+def test_huggingface_damaged_repository_is_one_clear_line_and_no_file(tmp_path, damage):
     weights = random_weights(shapes_of(config_of()))
     directory = write_repository(tmp_path / "m", None, weights, shards=2)
     damage(directory, weights)
-    with pytest.raises(QllamaError, match=DAMAGES[damage]) as caught:
-        open_source(directory)
-    assert str(caught.value).startswith(str(directory))
-    assert "\n" not in str(caught.value)
+    arguments = ["convert", str(directory), str(tmp_path / "out.qlm")]
+    result = CliRunner().invoke(cli, arguments, prog_name="qllama")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"qllama: error: {directory}")
+    assert re.search(DAMAGES[damage], line)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
