@@ -24,6 +24,7 @@ TYPES = {
     "bool": "Bool",
 }
 BF16 = np.dtype(ml_dtypes.bfloat16)
+NUMPY_TYPES = {"float16": np.float16, "bfloat16": BF16, "float32": np.float32}
 
 
 def varint(value: int) -> bytes:
