@@ -58,8 +58,10 @@ def tokenizer_from_path(
     TokenizerError
         When there is no tokenizer, or one that is malformed or not supported.
     ConversionError
-        When a JSON file cannot be read.
+        When the path or one of the files cannot be read.
     """
+    if not path.exists():
+        raise ConversionError(f"{path}: no such file or directory; expected a tokenizer")
     file = _vocabulary_file(path) if path.is_dir() else path
     settings = read_settings(file.parent, declared)
     vocabulary = _read(file, settings, vocab_size, declared)

@@ -164,7 +164,9 @@ def _spelled(token: bytes) -> str:
 
 
 def _has_scaled_rope(declared: Mapping[str, Any]) -> bool:
-    """Whether the config is of Llama 3.1 or later: Meta's `params.json` or Hugging Face's."""
-    scaling = declared.get("rope_scaling") or declared.get("rope_parameters") or {}
-    kinds = {scaling.get(key) for key in ("rope_type", "type")} if isinstance(scaling, dict) else {}
-    return bool(declared.get("use_scaled_rope")) or "llama3" in kinds
+    """Whether the config is of Llama 3.1 or later."""
+    scaling = declared.get("rope_scaling") or declared.get("rope_parameters")
+    return isinstance(scaling, dict) and "llama3" in (
+        scaling.get("rope_type"),
+        scaling.get("type"),
+    )

@@ -50,7 +50,7 @@ def reference_merge(piece, ranks):
 
 def test_special_tokens_of_llama_3_and_3_1_are_metas(tmp_path):
     old = load(tmp_path)
-    new = load(tmp_path, {"use_scaled_rope": True})
+    new = load(tmp_path, {"rope_scaling": {"rope_type": "llama3"}})
     begin = ["<|begin_of_text|>", "<|end_of_text|>"]
     header = ["<|start_header_id|>", "<|end_header_id|>"]
 
@@ -83,7 +83,7 @@ def test_special_tokens_of_llama_3_and_3_1_are_metas(tmp_path):
 @pytest.mark.parametrize(
     ("declared", "is_3_1"),
     [
-        ({"use_scaled_rope": False}, False),
+        ({}, False),
         ({"rope_scaling": None}, False),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, False),
         ({"rope_scaling": {"rope_type": "llama3"}}, True),

@@ -194,6 +194,11 @@ def _lines(*changes):
     return b"\n".join(lines)
 
 
+def test_missing_path_raises_one_line_that_names_it(tmp_path):
+    with pytest.raises(QllamaError, match=r"nowhere: no such file or directory"):
+        load(tmp_path / "nowhere")
+
+
 MALFORMED = [
     ({}, r"expected tokenizer\.json or tokenizer\.model, found neither"),
     ({"tekken_json": {}}, r"found only tekken\.json; save a tokenizer\.json"),
