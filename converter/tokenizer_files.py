@@ -1,7 +1,7 @@
 """The tokenizer of a checkpoint: from a directory or a file to the blob of a `.qlm`.
 
 Owns which file counts, and the record of special tokens put together from all of them.
-The formats are read by `converter.vocabularies`. See docs/conversion.md, Tokenizers.
+The formats are read by `converter.vocabularies`. See docs/conversion.md, "Tokenizers".
 """
 
 from __future__ import annotations
