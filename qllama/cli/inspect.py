@@ -126,7 +126,7 @@ def _subject(model: str | None, options: SourceOptions) -> Subject:
         return subject_of_checkpoint(path, open_source(path, options))
     if options != SourceOptions():
         raise click.UsageError(
-            "--from, --config, --tokenizer and --rope-layout are for checkpoints, "
+            "--from, --config, --tokenizer, --rope-layout and --fused-layout are for checkpoints, "
             f"found {model or 'the default model'}."
         )
     with QlmFile.open(model_path(model)) as file:

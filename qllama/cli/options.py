@@ -144,7 +144,7 @@ def source_options(command: _Command) -> _Command:
             "--fused-layout",
             type=click.Choice(("grouped", "stacked"), case_sensitive=False),
             help="Row order of MindFormers' fused matrices, which no file tells: grouped by "
-            "head since its version 1.4, stacked before.",
+            "head since its version 1.4, stacked before.  [default: none; such files need it]",
         ),
         click.option(
             "--rope-layout",
