@@ -13,6 +13,7 @@ from qllama.kernels import attention as kernels
 from qllama.kernels import kv_layout
 from qllama.kernels._jit import njit
 from qllama.kernels.linear import linear
+from qllama.kernels.partials import partial_bytes
 
 _CHUNKS = 8
 _PROMPT_QUERIES = 192
@@ -37,7 +38,7 @@ class _Heads:
                 n_heads * self._head_bytes,
                 n_heads * self._head_bytes,
                 n_queries * kernels.query_bytes(head_size),
-                n_queries * kernels.partial_bytes(head_size),
+                n_queries * partial_bytes(head_size),
                 kernels.chunk_scratch_bytes(head_size),
             )
         ]
@@ -81,7 +82,7 @@ def _attend(
     merged,
     scratch,
 ):
-    size = kernels.partial_bytes(head_size)
+    size = partial_bytes(head_size)
     for head in range(n_heads):
         offset = head_bytes * head
         for chunk in range(_CHUNKS):

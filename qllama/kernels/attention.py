@@ -1,15 +1,14 @@
 """Causal grouped-query attention over a key/value cache.
 
 `kv_layout` says how the cache lies. The positions are cut into chunks of `CHUNK`, at
-multiples of it. A chunk's result (a partial) is its output, maximum score and sum of
-weights; partials are merged in order of position. A score is one chain of operations
-over the head's dimensions, an output one over the chunk's positions, so a token's
-result is the same bits whichever thread computes which chunk, and whatever other
-queries share the pass over it.
+multiples of it; each gives a partial result, and `partials` merges them in order. A
+score is one chain of operations over the head's dimensions, an output one over the
+chunk's positions, so a token's result is the same bits whichever thread computes which
+chunk, and whatever other queries share the pass over it.
 
 `head_size` is head_dim padded to a multiple of 32 throughout, `kv_type` a place in
 `KV_TYPES`.
-Definition: `reference.attention`; merging follows Dao 2023, "FlashAttention-2", eq. 2-4.
+Definition: `reference.attention`.
 """
 
 from __future__ import annotations
@@ -30,30 +29,21 @@ from qllama.kernels.kv_layout import (
 )
 from qllama.kernels.linear import call_linear
 from qllama.kernels.panel import F16_PANEL, I8_PANEL, PANEL, ROW_BYTES, ROW_FLOATS, multiply_panel
+from qllama.kernels.partials import merge_partial, partial_bytes
 from qllama.kernels.weight_kernels import Q8_BYTES
 from qllama.quant.types import BLOCK, TILE_ROWS
 
 __all__ = [
     "attend_chunk",
     "chunk_scratch_bytes",
-    "merge_partial",
     "pack_query",
-    "partial_bytes",
     "query_bytes",
-    "reset_partial",
-    "write_output",
 ]
 
 _FLOAT = 4
 _HALF = 2
 #: Queries that share a pass over the keys and one over the values.
 _GROUP = current_isa().vector_widths[0]
-
-
-@inlined
-def partial_bytes(head_size):
-    """Bytes of a partial: float32 output (head_size,), then maximum and sum of weights."""
-    return _FLOAT * (head_size + TILE_ROWS)
 
 
 @inlined
@@ -289,43 +279,3 @@ def _weigh(kv_type, weights, count, values, start, end, head_size, partials, sca
                 v.store(scales + _FLOAT * p, v.load_f16(halves + _HALF * p))
             codes, first_scale = panel + BLOCK * start, scales + _FLOAT * start
             multiply_panel(I8_PANEL, count, rows, codes, first_scale, out, end - start, size, 0)
-
-
-@njit
-def reset_partial(partial, head_size):
-    """Make the partial at this address that of no positions."""
-    v.store_scalar(partial + _FLOAT * (head_size + 1), np.float32(0.0))
-
-
-@njit
-def merge_partial(merged, partial, head_size):
-    """Merge the partial of the next positions into that of all before, by address."""
-    summary, other = merged + _FLOAT * head_size, partial + _FLOAT * head_size
-    total = v.load_scalar(summary + _FLOAT)
-    other_total = v.load_scalar(other + _FLOAT)
-    if other_total == 0:
-        return
-    if total == 0:
-        for i in range(0, partial_bytes(head_size), 64):
-            v.store(merged + i, v.load(partial + i))
-        return
-    maximum, other_maximum = v.load_scalar(summary), v.load_scalar(other)
-    largest = max(maximum, other_maximum)
-    keep = v.exp(v.splat(maximum - largest))
-    add = v.exp(v.splat(other_maximum - largest))
-    for i in range(0, _FLOAT * head_size, 64):
-        v.store(merged + i, v.load(merged + i) * keep + v.load(partial + i) * add)
-    v.store_scalar(summary, largest)
-    rescaled = v.splat(total) * keep + v.splat(other_total) * add
-    v.store_scalar(summary + _FLOAT, v.reduce_max(rescaled))
-
-
-@njit
-def write_output(partial, out, head_dim, head_size):
-    """Write the attention output of a merged partial: float32, (head_dim,), to `out`."""
-    factor = np.float32(1.0) / v.load_scalar(partial + _FLOAT * (head_size + 1))
-    whole = head_dim // v.LANES * v.LANES
-    for i in range(0, _FLOAT * whole, 64):
-        v.store(out + i, v.load(partial + i) * v.splat(factor))
-    for i in range(whole, head_dim):
-        v.store_scalar(out + _FLOAT * i, v.load_scalar(partial + _FLOAT * i) * factor)

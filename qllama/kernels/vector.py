@@ -117,10 +117,6 @@ def _unary(name: str) -> Callable[[Any, Value], Value]:
     return lambda b, x: b.call(simd.declare(b, f"llvm.{name}.v16f32", _VF, [_VF]), [x])
 
 
-def _binary(name: str) -> Callable[[Any, Value, Value], Value]:
-    return lambda b, x, y: b.call(simd.declare(b, f"llvm.{name}.v16f32", _VF, [_VF, _VF]), [x, y])
-
-
 def _halves(b: Any, x: Value, combine: Callable[[Any, Value, Value], Value]) -> Value:
     """Fold 16 lanes to 1: lane i meets lane i + 8, then + 4, + 2, + 1."""
     width = LANES

@@ -8,9 +8,9 @@ import math
 import numpy as np
 
 from qllama.config import ModelConfig
-from qllama.kernels.attention import partial_bytes
 from qllama.kernels.kv_layout import Q8
 from qllama.kernels.linear import linear, scratch_bytes
+from qllama.kernels.partials import partial_bytes
 from qllama.kernels.team import ThreadTeam
 from qllama.kernels.weight_kernels import Q8_BYTES
 from qllama.model.arena import Arena

@@ -15,15 +15,12 @@ from qllama.kernels._jit import inlined, njit
 from qllama.kernels.attention import (
     attend_chunk,
     chunk_scratch_bytes,
-    merge_partial,
     pack_query,
-    partial_bytes,
     query_bytes,
-    reset_partial,
-    write_output,
 )
 from qllama.kernels.kv_layout import CHUNK, append_key, append_value
 from qllama.kernels.norm import rms_norm
+from qllama.kernels.partials import merge_partial, partial_bytes, reset_partial, write_output
 from qllama.kernels.rope import rope
 from qllama.kernels.team import claim
 from qllama.model.attention_plan import TASK

@@ -11,16 +11,13 @@ from qllama.kernels._jit import njit
 from qllama.kernels.attention import (
     attend_chunk,
     chunk_scratch_bytes,
-    merge_partial,
     pack_query,
-    partial_bytes,
     query_bytes,
-    reset_partial,
-    write_output,
 )
 from qllama.kernels.isa import current_isa
 from qllama.kernels.kv_layout import CHUNK, KV_TYPES, Q8, append_key, append_value, chunk_bytes
 from qllama.kernels.linear import linear
+from qllama.kernels.partials import merge_partial, partial_bytes, reset_partial, write_output
 
 N_KV_HEADS = 2
 N_POSITIONS = 520
