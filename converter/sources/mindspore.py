@@ -1,7 +1,7 @@
-"""MindSpore `.ckpt` files of Llama models, as MindFormers makes them.
+"""MindSpore checkpoints of Llama models, as MindFormers makes them: `.ckpt` or safetensors.
 
 Owns the way from a path to a source: which file of a directory, whose config, what the
-options say of row order. The container is `mindspore_file`'s, names and row order are
+options say of row order. The `.ckpt` container is `mindspore_file`'s, names and row order are
 `mindformers_names`', YAML files `mindformers_config`'s.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import yaml
 
 from converter.hf_config import config_from_hugging_face
-from converter.hf_tensors import canonical_tensors
+from converter.hf_tensors import canonical_tensors, check_is_float
 from converter.json_files import read_json_object
 from converter.mindformers_config import hugging_face_values
 from converter.mindformers_names import (
@@ -31,6 +32,8 @@ from converter.mindformers_names import (
 from converter.sources.base import CheckpointSource, OpenedSource, SourceTensor
 from converter.sources.mindspore_file import CheckpointFile, Entry, check_crc, scan
 from converter.sources.options import SourceOptions
+from converter.sources.safetensors_file import safetensors_arrays
+from converter.sources.shards import joined, weight_files
 from converter.sources.stored import StoredArray
 from converter.tokenizer_files import tokenizer_from_path
 from converter.wording import listed, quoted
@@ -47,8 +50,9 @@ _DTYPES: dict[str, npt.DTypeLike] = {
 
 _MAX_YAML_BYTES = 1 << 20
 _YAML = (".yaml", ".yml")
+_SUFFIXES = (".ckpt", ".safetensors")
 # PREFIX-EPOCH_STEP.ckpt, as MindSpore's callbacks name what they save.
-_STEP = re.compile(r"-([0-9]+)_([0-9]+)\.ckpt")
+_STEP = re.compile(r"-([0-9]+)_([0-9]+)\.(?:ckpt|safetensors)")
 _RANK = re.compile(r"(?:^|_)rank_([0-9]+)(?=[_.-]|$)")
 
 
@@ -58,7 +62,7 @@ def open_checkpoint(path: Path, options: SourceOptions) -> CheckpointSource:
     Parameters
     ----------
     path : Path
-        The file, or a directory with one.
+        The file, or a directory with one or with shards of safetensors.
     options : SourceOptions
         Makes use of `config`, `tokenizer`, `rope_layout` and `fused_layout`; where the
         first two are None, they are looked for beside the file.
@@ -71,30 +75,53 @@ def open_checkpoint(path: Path, options: SourceOptions) -> CheckpointSource:
     UnsupportedModelError
         When the model needs what qllama does not compute.
     """
-    path = _file(path) if path.is_dir() else path
     layouts = Layouts(
         _choice("--rope-layout", options.rope_layout, ROPE_LAYOUTS) or ROPE_LAYOUTS[0],
         _choice("--fused-layout", options.fused_layout, FUSED_LAYOUTS),
     )
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        path = _file(path)
+    if path.is_dir() or path.suffix in (".safetensors", ".json"):
+        found = weight_files(path, "model.safetensors")
+        arrays = joined(path, found, [safetensors_arrays(file) for file in found.files])
+        return _assembled(found.files, list(arrays), arrays.__getitem__, layouts, options)
     file = scan(path)
     tags = [e.tag for e in file.entries.values() if e.tensor_type not in ("str", "random_op")]
-    names = hugging_face_names(path, tags)
-    config_path = options.config or _config_beside(path)
+    checksum = _Checksum(file)
+
+    def stored(tag: str) -> SourceTensor:
+        return _tensor(file, file.entries[tag], checksum)
+
+    return _assembled((path,), tags, stored, layouts, options)
+
+
+def _assembled(
+    files: Sequence[Path],
+    tags: Sequence[str],
+    stored: Callable[[str], SourceTensor],
+    layouts: Layouts,
+    options: SourceOptions,
+) -> CheckpointSource:
+    """Put a source together from the parameters `tags`, of which `stored` gives each."""
+    where = files[0]
+    names = hugging_face_names(where, tags)
+    config_path = options.config or _config_beside(where)
     values = _config_values(config_path)
     all_names = {name for parts in names.values() for name in parts}
     config = config_from_hugging_face(config_path, values, all_names)
-    checksum = _Checksum(file)
-    stored = {tag: _tensor(file, file.entries[tag], checksum) for tag in names}
-    raw = unfused(path, stored, names, config, layouts)
+    tensors = {tag: stored(tag) for tag in names}
+    for tensor in tensors.values():
+        check_is_float(tensor)
+    raw = unfused(where, tensors, names, config, layouts)
 
     def load_tokenizer() -> tuple[TokenizerConfig, bytes]:
-        return tokenizer_from_path(options.tokenizer or path.parent, config.vocab_size, values)
+        return tokenizer_from_path(options.tokenizer or where.parent, config.vocab_size, values)
 
     return OpenedSource(
         config=config,
         load_tokenizer=load_tokenizer,
-        tensors=canonical_tensors(path, raw, config),
-        files=(path,),
+        tensors=canonical_tensors(where, raw, config),
+        files=files,
         provenance={
             "format": "mindspore",
             "metadata": {
@@ -114,8 +141,8 @@ def _choice(flag: str, value: str | None, choices: tuple[str, ...]) -> str | Non
 
 def _file(directory: Path) -> Path:
     """Find the one checkpoint of a directory; explain what lies there if there are several."""
-    found = [p for p in directory.glob("*.ckpt") if not p.stem.endswith("strategy")]
-    ranks = [p for p in directory.glob("rank_*") if p.is_dir() and any(p.glob("*.ckpt"))]
+    found = _checkpoints(directory)
+    ranks = [p for p in directory.glob("rank_*") if p.is_dir() and _checkpoints(p)]
     if not found and len(ranks) == 1:
         return _file(ranks[0])
     if len(found) == 1:
@@ -140,6 +167,11 @@ def _file(directory: Path) -> Path:
         f"{directory}: {len(found)} checkpoints, each a model of its own; give the path of one: "
         f"{listed(sorted(p.name for p in found))}"
     )
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    files = (p for suffix in _SUFFIXES for p in directory.glob(f"*{suffix}"))
+    return [p for p in files if not p.stem.endswith("strategy")]
 
 
 def _config_beside(path: Path) -> Path:

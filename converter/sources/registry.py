@@ -74,7 +74,8 @@ def _is_hugging_face(path: Path) -> bool:
         # Mistral's repositories hold the same weights a second time, in Meta's names.
         others = ("consolidated", _ADAPTER)
         return any(not name.startswith(others) for name in _names(path, "*.safetensors"))
-    return path.name.endswith((".safetensors", ".safetensors.index.json"))
+    # MindFormers' own names: the module that opens it looks for them.
+    return path.name.endswith((".safetensors", ".safetensors.index.json", "param_name_map.json"))
 
 
 def _is_pytorch(path: Path) -> bool:
@@ -91,7 +92,8 @@ def _is_meta(path: Path) -> bool:
 
 def _is_mindspore(path: Path) -> bool:
     if path.is_dir():
-        return bool(_names(path, "*.ckpt") or _names(path, "rank_*/*.ckpt"))
+        ranks = ("rank_*/*.ckpt", "rank_*/*.safetensors")
+        return any(_names(path, pattern) for pattern in ("*.ckpt", *ranks))
     return path.suffix == ".ckpt"
 
 
@@ -118,7 +120,7 @@ FORMATS: dict[str, Format] = {
         ("config", "tokenizer"),
     ),
     "mindspore": Format(
-        "MindSpore .ckpt files with MindFormers' names",
+        "MindSpore .ckpt or safetensors files with MindFormers' names",
         "mindspore",
         _is_mindspore,
         ("config", "tokenizer", "rope_layout", "fused_layout"),

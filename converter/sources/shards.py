@@ -4,7 +4,8 @@ Owns the names of single files, shards and their index, and the joining of the s
 tensors. `model.safetensors` and `pytorch_model.bin` differ in nothing else here; opens
 no file of weights but to see that it is one.
 
-Reference: the index of huggingface_hub's `split_torch_state_dict_into_shards`.
+Reference: the index of huggingface_hub's `split_torch_state_dict_into_shards`, and
+MindSpore's of `unified_safetensors`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from qllama.errors import ConversionError
 __all__ = ["WeightFiles", "check_is_weights", "joined", "weight_files"]
 
 _INDEX = ".index.json"
+_MINDSPORE_INDEX = "param_name_map.json"
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})(?P<suffix>\.[a-z]+)")
 _LFS_POINTER = b"version https://git-lfs"
-# Weights in other names, or none of a model: see `registry`.
-_OTHERS = ("consolidated", "adapter_")
+# Weights in other names, or none of a model.
+_OTHERS = ("consolidated", "adapter_", "hyper_param")
 
 _Tensor = TypeVar("_Tensor")
 
@@ -114,15 +116,16 @@ def joined(
 
 
 def _found(path: Path, single: str) -> WeightFiles:
-    if path.name.endswith(_INDEX):
+    if path.name.endswith(_INDEX) or path.name == _MINDSPORE_INDEX:
         return _of_index(path)
     if path.is_file():
         return WeightFiles((path,), None, {})
     if (path / single).exists():
         return WeightFiles((path / single,), None, {})
     index = path / f"{single}{_INDEX}"
-    if index.exists():
-        return _of_index(index)
+    for candidate in (index, path / _MINDSPORE_INDEX):
+        if candidate.exists():
+            return _of_index(candidate)
     suffix = Path(single).suffix
     names = sorted(
         file.name for file in path.glob(f"*{suffix}") if not file.name.startswith(_OTHERS)
@@ -135,7 +138,10 @@ def _found(path: Path, single: str) -> WeightFiles:
 
 
 def _of_index(index: Path) -> WeightFiles:
-    weight_map = read_json_object(index).get("weight_map")
+    values = read_json_object(index)
+    # MindSpore's is the map itself, or holds it as the others do.
+    bare = values if index.name == _MINDSPORE_INDEX else None
+    weight_map = values.get("weight_map", bare)
     if not isinstance(weight_map, dict) or not weight_map:
         raise ConversionError(
             f"{index}: weight_map: expected tensors and their files, found {quoted(weight_map)}"

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import raw_mindspore as raw
 import yaml
+from safetensors.numpy import save_file
 from tiny_hf import (
     DTYPES,
     config_of,
     random_weights,
     shapes_of,
+    write_json,
     write_repository,
+    write_shards,
 )
 from tiny_mindspore import in_mindformers, mindformers_yaml, write
 
@@ -110,6 +113,48 @@ def test_mindspore_conversion_equals_that_of_hugging_face_byte_for_byte(tmp_path
             assert ms.config == hf.config
             assert ms.provenance["format"] == "mindspore"
             assert ms.provenance["metadata"]["rope_layout"] == "half-split"
+
+
+def write_safetensors(directory, tags, shards, *, whole_index=False):
+    """Write what MindSpore's `unified_safetensors` writes: shards, a map, hyperparameters."""
+    weight_map = write_shards(directory, tags, shards)
+    (directory / "model.safetensors.index.json").unlink()
+    write_json(
+        directory / "param_name_map.json",
+        {"weight_map": weight_map} if whole_index else weight_map,
+    )
+    save_file({"epoch_num": np.array(3)}, directory / "hyper_param.safetensors")
+    return directory
+
+
+@pytest.mark.parametrize("whole_index", [True, False])
+def test_mindspore_safetensors_are_known_by_their_names(tmp_path, weights, tags, whole_index):
+    write_repository(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    write_safetensors(tmp_path, tags, 2, whole_index=whole_index)
+    source = open_source(tmp_path)
+    assert source.provenance["format"] == "mindspore"
+    assert [f.name for f in source.files] == [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    assert_weights(source, weights)
+    assert_weights(open_source(tmp_path / "param_name_map.json"), weights)
+
+
+def test_mindspore_safetensors_take_the_options_of_the_format(tmp_path, weights, tags):
+    write_repository(tmp_path)
+    write_safetensors(tmp_path, tags, 2)
+    save_file(tags, tmp_path / "model.safetensors")
+    options = SourceOptions(format="mindspore", rope_layout="interleaved")
+    source = open_source(tmp_path / "model.safetensors", options)
+    assert source.provenance["metadata"]["rope_layout"] == "interleaved"
+
+
+def test_mindspore_safetensors_of_ranks_are_explained(tmp_path, tags):
+    for rank in (0, 1):
+        directory = tmp_path / f"rank_{rank}"
+        directory.mkdir()
+        save_file(tags, directory / f"llama_rank_{rank}-1_10.safetensors")
+    with pytest.raises(ConversionError, match="the files of 2 ranks"):
+        open_source(tmp_path)
 
 
 def test_mindspore_what_training_adds_is_skipped(tmp_path, weights, tags):
