@@ -79,14 +79,16 @@ def write_bin(
     return directory
 
 
-def meta_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def meta_tensors(
+    tensors: Mapping[str, np.ndarray], head_dim: int = HEAD_DIM
+) -> dict[str, np.ndarray]:
     """Give weights Meta's names and row order, as transformers' converter takes them."""
     renamed = {}
     for name, array in tensors.items():
         for theirs, ours in META_NAMES.items():
             name = name.replace(theirs, ours)
         if ".wq." in name or ".wk." in name:
-            halves = array.reshape(-1, 2, HEAD_DIM // 2, array.shape[1])
+            halves = array.reshape(-1, 2, head_dim // 2, array.shape[1])
             array = halves.swapaxes(1, 2).reshape(array.shape)
         renamed[name] = array
     return renamed

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import tiny_gguf
+from gguf import GGMLQuantizationType as Ggml
 from small_models import VALUES, meta_shards, meta_tensors, random_tensors, write_bin, write_meta
-from tiny_hf import write_repository
+from tiny_hf import config_of, write_repository
 
 from converter.pipeline import convert
 from qllama.errors import ConversionError
@@ -19,6 +22,16 @@ WRITERS = {
         d, meta_shards(meta_tensors(t), 2, embedding_axis=1)
     ),
     "meta of llama 3": lambda d, t: write_meta(d, meta_shards(meta_tensors(t), 4)),
+}
+GGUF_NAMES = {
+    "tok_embeddings": "token_embd",
+    "layers.": "blk.",
+    "attention_norm": "attn_norm",
+    "attention.wo": "attn_output",
+    "attention.w": "attn_",
+    "feed_forward.w1": "ffn_gate",
+    "feed_forward.w2": "ffn_down",
+    "feed_forward.w3": "ffn_up",
 }
 
 
@@ -36,6 +49,25 @@ def test_convert_gives_the_same_bytes_from_every_format(tmp_path, preset, dtype)
                 for tensor, info in expected.tensors.items():
                     assert found.tensors[tensor].type == info.type
                     assert found.data(tensor).tobytes() == expected.data(tensor).tobytes()
+
+
+def test_convert_gives_the_same_bytes_from_gguf(tmp_path):
+    """Whose row order of q and k is Meta's."""
+    values = config_of(hidden_size=tiny_gguf.HIDDEN, intermediate_size=tiny_gguf.INTERMEDIATE)
+    tensors = random_tensors(values, "f16")
+    renamed = {}
+    for name, array in meta_tensors(tensors, tiny_gguf.HEAD_DIM).items():
+        for theirs, ours in GGUF_NAMES.items():
+            name = name.replace(theirs, ours)
+        name = "output_norm.weight" if name == "norm.weight" else name
+        renamed[name] = array.astype(np.float32)
+    gguf = tiny_gguf.write_gguf(tmp_path / "a.gguf", tied=False, matrices=Ggml.F16, extra=renamed)
+    convert(gguf, tmp_path / "gguf.qlm", "q4")
+    convert(write_bin(tmp_path / "bin", tensors, values), tmp_path / "bin.qlm", "q4")
+    with QlmFile.open(tmp_path / "gguf.qlm") as a, QlmFile.open(tmp_path / "bin.qlm") as b:
+        assert a.tensors.keys() == b.tensors.keys()
+        for name in a.tensors:
+            assert a.data(name).tobytes() == b.data(name).tobytes()
 
 
 @pytest.mark.parametrize("name", ["bin shards", "meta of llama 3"])
