@@ -30,7 +30,7 @@ _CRC_TRAILER = len(_CRC_MARK) + 10
 # The three ciphers' marks, 0x7F3A5ED8 to 0x7F3A5EDA, little-endian.
 _CIPHERS = tuple(bytes([first, 0x5E, 0x3A, 0x7F]) for first in (0xD8, 0xD9, 0xDA))
 _FOREIGN = {
-    b"PK\x03\x04": "a PyTorch (zip) file; give it the suffix .pth or .bin",
+    b"PK\x03\x04": "a PyTorch (zip) file; try --from pytorch",
     b"\x80": "a Python pickle; qllama reads PyTorch's zip files",
 }
 _VARINT, _LENGTH_DELIMITED = 0, 2

@@ -139,6 +139,8 @@ def test_defaults_are_those_of_mindformers():
         ({"hidden_size": 5120}, 13824),  # Llama 2 13B
         ({"hidden_size": 8192, "multiple_of": 4096, "ffn_dim_multiplier": 1.3}, 28672),  # 70B
         ({"hidden_size": 4096, "multiple_of": 1024, "ffn_dim_multiplier": 1.3}, 14336),  # 3 8B
+        # 14208 without the hundredth that MindFormers adds to the multiplier.
+        ({"hidden_size": 4096, "multiple_of": 64, "ffn_dim_multiplier": 1.3}, 14336),
         ({"intermediate_size": 777}, 777),
     ],
 )
