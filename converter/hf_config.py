@@ -140,7 +140,7 @@ def config_from_hugging_face(
         "attention_bias": _has_biases(
             config, names, "attention_bias", "self_attn.q_proj.bias", family.qkv_bias
         ),
-        "attention_output_bias": _has(names, "self_attn.o_proj.bias"),
+        "attention_output_bias": _has_output_bias(config, names),
         "mlp_bias": _has_biases(config, names, "mlp_bias", "mlp.gate_proj.bias"),
         "qk_norm": family.qk_norm,
         "sliding_window": _sliding_window(config, family, layers),
@@ -209,6 +209,17 @@ def _has_biases(
             f"{config.where}: {key} = {quoted(config.values.get(key))}: expected "
             f"{'' if expected else 'no '}tensors ...{suffix} in this model, found "
             f"{'some' if found else 'none'}"
+        )
+    return found
+
+
+def _has_output_bias(config: Fields, names: Collection[str]) -> bool:
+    """Whether o has a bias; without one where `attention_bias` is true, it is zero."""
+    found = _has(names, "self_attn.o_proj.bias")
+    if found and not config.flag("attention_bias", False):
+        raise ConversionError(
+            f"{config.where}: attention_bias = {quoted(config.values.get('attention_bias'))}: "
+            "expected no tensors ...self_attn.o_proj.bias in this model, found some"
         )
     return found
 

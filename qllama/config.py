@@ -121,6 +121,15 @@ class RopeScaling:
             original is None or 0 < original < 2**31,
             f"rope_scaling.original_max_position_embeddings: expected 1..2**31-1, found {original}",
         )
+        # What follows would divide by zero, or take its logarithm.
+        _require(
+            self.rope_type != "llama3" or self.low_freq_factor < self.high_freq_factor,
+            f"rope_scaling.high_freq_factor: expected more than low_freq_factor "
+            f"{self.low_freq_factor}, found {self.high_freq_factor}",
+        )
+        for name in ("beta_fast", "beta_slow"):
+            beta = getattr(self, name)
+            _require(beta > 0, f"rope_scaling.{name}: expected > 0, found {beta}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +201,7 @@ class ModelConfig:
         )
         _require(self.head_dim % 2 == 0, f"config.head_dim: expected even, found {self.head_dim}")
         _require(self.rms_norm_eps > 0, f"config.rms_norm_eps: found {self.rms_norm_eps}")
-        _require(self.rope_theta > 0, f"config.rope_theta: found {self.rope_theta}")
+        _require(self.rope_theta > 1, f"config.rope_theta: expected > 1, found {self.rope_theta}")
         _require(
             self.rope_scaling is None or isinstance(self.rope_scaling, RopeScaling),
             f"config.rope_scaling: expected an object or null, found {self.rope_scaling!r}",

@@ -21,6 +21,7 @@ __all__ = ["FORMATS", "Format", "detect", "open_source"]
 
 _GGUF_MAGIC = b"GGUF"
 _ADAPTER = "adapter_"
+_NO_MODEL = "which is no model; give its base model, and this"
 _LISTED = 6
 
 
@@ -75,7 +76,8 @@ def _is_hugging_face(path: Path) -> bool:
         others = ("consolidated", _ADAPTER)
         return any(not name.startswith(others) for name in _names(path, "*.safetensors"))
     # MindFormers' own names: the module that opens it looks for them.
-    return path.name.endswith((".safetensors", ".safetensors.index.json", "param_name_map.json"))
+    known = (".safetensors", ".safetensors.index.json", "param_name_map.json")
+    return path.name.endswith(known) and not path.name.startswith(_ADAPTER)
 
 
 def _is_pytorch(path: Path) -> bool:
@@ -192,13 +194,15 @@ def _described(path: Path) -> str:
         start = _start(path)
         if start == MAGIC:
             return "a .qlm file already"
+        if path.name.startswith(_ADAPTER):
+            return f"a file of a LoRA adapter, {_NO_MODEL}'s directory as --lora"
         return f"not a checkpoint that qllama knows; the file begins with {start!r}"
     names = sorted(entry.name for entry in path.iterdir())
     ggufs = [name for name in names if name.lower().endswith(".gguf")]
     if ggufs:
         return f"a directory of GGUF files; give the path of one, such as {shown(ggufs[0])}"
     if any(name.startswith(_ADAPTER) for name in names):
-        return "a LoRA adapter, which is no model; give its base model, and this as --lora"
+        return f"a LoRA adapter, {_NO_MODEL} as --lora"
     if not names:
         return "an empty directory"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""

@@ -340,9 +340,21 @@ def test_hf_config_malformed_field_is_one_clear_line(changes, complaint):
 
 
 def test_hf_config_biases_that_no_key_declares_are_refused():
-    names = [*shapes_of(LLAMA), "model.layers.0.mlp.gate_proj.bias"]
-    with pytest.raises(ConversionError, match="mlp_bias = None: expected no tensors"):
-        config(names=names)
+    for name, key in (
+        ("self_attn.q_proj", "attention_bias"),
+        ("self_attn.o_proj", "attention_bias"),
+        ("mlp.gate_proj", "mlp_bias"),
+    ):
+        names = [*shapes_of(LLAMA), f"model.layers.0.{name}.bias"]
+        with pytest.raises(ConversionError, match=rf"{key} = None: expected no .*{name}\.bias"):
+            config(names=names)
+
+
+def test_hf_config_output_bias_that_is_missing_is_zero():
+    shapes = shapes_of(config_of(attention_bias=True))
+    names = [name for name in shapes if not name.endswith("o_proj.bias")]
+    found = config(attention_bias=True, names=names)
+    assert (found.attention_bias, found.attention_output_bias) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -358,6 +370,9 @@ def test_hf_config_biases_that_no_key_declares_are_refused():
         {"head_dim": 15},
         {"rope_scaling": {"type": "linear", "factor": -2.0}},
         {"rope_scaling": {**LLAMA_3, "type": "llama3", "original_max_position_embeddings": 0}},
+        {"rope_scaling": {**LLAMA_3, "type": "llama3", "high_freq_factor": 1.0}},
+        {"rope_scaling": {**YARN, "beta_fast": -1}},
+        {"rope_theta": 1.0},
         {"sliding_window": 2**70, "model_type": "mistral"},
     ],
 )

@@ -139,6 +139,12 @@ def test_registry_file_that_is_no_checkpoint_is_described(tmp_path, content, com
         open_source(path)
 
 
+def test_registry_file_of_an_adapter_is_described(tmp_path):
+    path = touch(tmp_path, "adapter_model.safetensors") / "adapter_model.safetensors"
+    with pytest.raises(ConversionError, match=r"a file of a LoRA adapter.*--lora"):
+        open_source(path)
+
+
 def test_registry_missing_path_is_named(tmp_path):
     with pytest.raises(ConversionError, match=r"absent: cannot be read: No such file"):
         open_source(tmp_path / "absent")
