@@ -5,7 +5,7 @@ Owns the wording of what is missing, mistyped or refused. Knows no field's meani
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,7 +52,8 @@ class Fields:
     def number(self, key: str, default: float | None = None) -> float:
         """Return the finite number `key`; without a `default`, it must be there."""
         value = self._get(key, default)
-        if type(value) not in (int, float) or not math.isfinite(value):
+        # JSON has integers that no float can hold.
+        if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
             self.mistyped(key, "a finite number")
         return float(value)
 

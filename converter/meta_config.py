@@ -66,6 +66,7 @@ _SCALED = {
     8192: (8.0, "Llama 3.1 and 3.3 70B"),
     16384: (8.0, "Llama 3.1 405B"),
 }
+_MAX_SIZE = 2**31 - 1
 _LLAMA_3_CONTEXT = 8192
 _SCALED_CONTEXT = 131072
 _MISTRAL_CONTEXT = 32768
@@ -104,9 +105,7 @@ def hugging_face_values(
     # Early tools wrote all of it one level down.
     fields = Fields(where, params).inner("model") if "dim" not in params else Fields(where, params)
     _check_all_known(fields)
-    width, heads = fields.integer("dim"), fields.integer("n_heads")
-    if heads < 1:
-        fields.mistyped("n_heads", "at least 1")
+    width, heads = _size(fields, "dim"), _size(fields, "n_heads")
     theta = _theta(fields)
     window = _window(fields)
     declared = fields.integer("vocab_size", -1)
@@ -138,6 +137,13 @@ def _check_all_known(fields: Fields) -> None:
             fields.refuse(key, "qllama does not know this field, and might run the model wrongly")
 
 
+def _size(fields: Fields, key: str, default: int | None = None) -> int:
+    value = fields.integer(key, default)
+    if not 1 <= value <= _MAX_SIZE:
+        fields.mistyped(key, f"1 to {_MAX_SIZE}")
+    return value
+
+
 def _theta(fields: Fields) -> float:
     mistral = "hidden_dim" in fields and "sliding_window" not in fields
     if mistral and "rope_theta" not in fields:
@@ -159,11 +165,11 @@ def _window(fields: Fields) -> int | None:
 def _intermediate_size(fields: Fields, width: int) -> int:
     if "hidden_dim" in fields:
         return fields.integer("hidden_dim")
-    multiple = fields.integer("multiple_of", 256)
-    if multiple < 1:
-        fields.mistyped("multiple_of", "at least 1")
-    wanted = int(fields.number("ffn_dim_multiplier", 1.0) * int(8 * width / 3))
-    return -(-wanted // multiple) * multiple
+    multiple = _size(fields, "multiple_of", 256)
+    wanted = fields.number("ffn_dim_multiplier", 1.0) * int(8 * width / 3)
+    if not 1 <= wanted <= _MAX_SIZE:
+        fields.mistyped("ffn_dim_multiplier", f"a positive factor on {int(8 * width / 3)}")
+    return -(-int(wanted) // multiple) * multiple
 
 
 def _rope_scaling(fields: Fields, width: int) -> dict[str, Any] | None:

@@ -325,6 +325,7 @@ def test_hf_config_missing_field_is_named(field):
         ({"hidden_size": "64"}, "hidden_size: expected an integer, found '64'"),
         ({"hidden_size": True}, "hidden_size: expected an integer, found True"),
         ({"rms_norm_eps": "1e-5"}, "rms_norm_eps: expected a finite number"),
+        ({"rope_theta": 10**400}, "rope_theta: expected a finite number"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings: expected true or false"),
         ({"architectures": "LlamaForCausalLM"}, "architectures: expected a list of names"),
         ({"layer_types": "full_attention"}, "layer_types: expected a list of names"),

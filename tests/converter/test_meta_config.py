@@ -143,11 +143,12 @@ def test_params_one_level_down_are_taken():
         ({"_sliding_window": [32768]}, UnsupportedModelError, "_sliding_window = .*does not know"),
         ({"dim": None}, ConversionError, "params.json: dim is missing"),
         ({"dim": "wide"}, ConversionError, "dim: expected an integer, found 'wide'"),
-        ({"n_heads": 0}, ConversionError, "n_heads: expected at least 1, found 0"),
-        ({"multiple_of": 0}, ConversionError, "multiple_of: expected at least 1"),
+        ({"n_heads": 0}, ConversionError, "n_heads: expected 1 to 2147483647, found 0"),
+        ({"multiple_of": 0}, ConversionError, "multiple_of: expected 1 to"),
         ({"norm_eps": None}, ConversionError, "norm_eps is missing"),
         ({"n_kv_heads": 7}, QllamaError, "num_key_value_heads"),
-        ({"dim": 2**40}, QllamaError, "hidden_size"),
+        ({"dim": 2**40}, ConversionError, "dim: expected 1 to 2147483647"),
+        ({"ffn_dim_multiplier": -1}, ConversionError, "ffn_dim_multiplier: expected a positive"),
         ({"sliding_window": "wide"}, ConversionError, "sliding_window: expected an integer"),
         ({"hidden_dim": 14336, "rope_theta": None}, UnsupportedModelError, "rope_theta is missing"),
     ],
@@ -162,3 +163,20 @@ def test_params_that_are_damaged_or_ask_for_more_are_refused(changes, error, mes
 def test_params_that_change_nothing_are_taken():
     more = {"max_batch_size": 4, "model_type": "transformer", "vision_chunk_size": -1}
     assert config(LLAMA_3_8B | more) == config(LLAMA_3_8B)
+
+
+ABSURD = (10**400, -(10**400), 2**63, -1, 0, 1.5, 1e308, -1e308, float("nan"), True, "", [[]], {})
+
+
+@pytest.mark.parametrize("key", [*LLAMA_31_8B, *MISTRAL_7B, "max_seq_len", "model"])
+def test_params_with_an_absurd_value_give_a_config_or_one_clear_line(key):
+    for value in ABSURD:
+        for params in (LLAMA_31_8B, MISTRAL_7B):
+            try:
+                config(params | {key: value})
+            except QllamaError as error:
+                message = str(error)
+            else:
+                continue
+            assert message.startswith("params.json: ")
+            assert "\n" not in message
