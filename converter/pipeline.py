@@ -30,7 +30,7 @@ from converter.slabs import carried_type, encoded, prepare, slabs_of
 from converter.sources.base import CheckpointSource
 from converter.sources.options import SourceOptions
 from converter.sources.registry import open_source
-from qllama.errors import ConversionError
+from qllama.errors import ConversionError, QllamaError
 from qllama.format.spec import TensorSpec, tensor_n_bytes
 from qllama.format.writer import QlmWriter
 from qllama.kernels.cores import default_n_threads
@@ -80,6 +80,7 @@ def convert(
     n_threads: int | None = None,
     sha256: str | None = None,
     origin: str | None = None,
+    check: bool = True,
 ) -> ConversionReport:
     """Convert a checkpoint into a `.qlm` file.
 
@@ -105,11 +106,14 @@ def convert(
         Of a source that is one file, where the caller has just computed it.
     origin : str or None
         Where the source came from (a package, a repository), kept as provenance.
+    check : bool
+        Whether the new file must pass `self_check` before it gets its name.
 
     Raises
     ------
     ConversionError
-        When the source is damaged, or the target cannot be written.
+        When the source is damaged, the target cannot be written, or the file that was made
+        is not what the source says.
     UnsupportedModelError
         When the model needs what qllama does not compute.
     TokenizerError
@@ -117,6 +121,7 @@ def convert(
     """
     started = time.perf_counter()
     report = on_progress or silent
+    n_threads = n_threads or default_n_threads()
     job = _Job.prepare(Path(source_path), out_path, type, options, adapters)
     source, name = job.source, job.path.name
     known = {source.files[0]: sha256} if sha256 and len(source.files) == 1 else {}
@@ -130,7 +135,7 @@ def convert(
         done = 0
         errors: list[npt.NDArray[np.float64]] = []
         quality: dict[str, Quality] = {}
-        with closing(encoded(slabs, n_threads or default_n_threads())) as stream:
+        with closing(encoded(slabs, n_threads)) as stream:
             for slab, made in stream:
                 writer.write(slab.spec.name, made.data)
                 if made.error is not None:
@@ -145,7 +150,9 @@ def convert(
             writer.set_quality(tensor_name, figures.to_dict())
         hashed = hashes.finish(lambda done, total: report(f"hashing {name}", done, total))
         writer.set_provenance(job.provenance(hashed, origin))
-    return job.plan(writer.file_size).carried_out(quality, time.perf_counter() - started)
+        notices = _checked(job, writer, quality, n_threads, report) if check else ()
+    seconds = time.perf_counter() - started
+    return job.plan(writer.file_size).carried_out(quality, notices, seconds)
 
 
 @dataclass(frozen=True)
@@ -223,6 +230,22 @@ class _Job:
             n_bytes=tensor_n_bytes(spec),
             carried=carried_type(tensor, spec) is not None,
         )
+
+
+def _checked(
+    job: _Job,
+    writer: QlmWriter,
+    quality: Mapping[str, Quality],
+    n_threads: int,
+    report: OnProgress,
+) -> tuple[str, ...]:
+    """Finish the file and check it, under its name for the time being."""
+    from converter.check.self_check import self_check
+
+    try:
+        return self_check(writer.finish(), job.source, quality, n_threads, report)
+    except QllamaError as error:
+        raise ConversionError(f"{job.path}: the conversion is not right: {error}") from error
 
 
 def _quality(errors: Sequence[npt.NDArray[np.float64]], spec: TensorSpec) -> Quality:

@@ -71,18 +71,22 @@ class ConversionPlan:
         """Stored bits of the tensors, padding counted, over their weights."""
         return 8 * sum(t.n_bytes for t in self.tensors) / self.n_weights
 
-    def carried_out(self, quality: Mapping[str, Quality], seconds: float) -> ConversionReport:
+    def carried_out(
+        self, quality: Mapping[str, Quality], notices: tuple[str, ...], seconds: float
+    ) -> ConversionReport:
         """Return the report of a conversion that went by this plan.
 
         Parameters
         ----------
         quality : mapping
             Figures of each matrix, by name.
+        notices : tuple of str
+            What the check found odd.
         seconds : float
             What it took.
         """
         planned = {field.name: getattr(self, field.name) for field in fields(self)}
-        return ConversionReport(**planned, quality=quality, seconds=seconds)
+        return ConversionReport(**planned, quality=quality, notices=notices, seconds=seconds)
 
     def __str__(self) -> str:
         return (
@@ -99,11 +103,14 @@ class ConversionReport(ConversionPlan):
     ----------
     quality : mapping
         What quantizing cost each matrix, by name.
+    notices : tuple of str
+        What the check found odd, though not wrong.
     seconds : float
         Wall time of the whole conversion.
     """
 
     quality: Mapping[str, Quality]
+    notices: tuple[str, ...]
     seconds: float
 
     def __str__(self) -> str:

@@ -7,14 +7,14 @@ in order, with a bounded number of slabs in memory. Knows no file.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
+from converter.in_order import in_order
 from converter.sources.base import BlockType, SourceTensor
 from qllama.errors import ConversionError
 from qllama.format.spec import TensorSpec
@@ -115,13 +115,8 @@ def encoded(slabs: Iterable[Slab], n_threads: int) -> Generator[tuple[Slab, Enco
 
     Closing the generator early waits for the few slabs that are under way.
     """
-    pending: deque[tuple[Slab, Future[Encoded]]] = deque()
-    with ThreadPoolExecutor(n_threads) as pool:
-        for slab in slabs:
-            # One more than threads, so that none waits for the writer.
-            if len(pending) > n_threads:
-                first, future = pending.popleft()
-                yield first, future.result()
-            pending.append((slab, pool.submit(slab.encode)))
-        for first, future in pending:
-            yield first, future.result()
+    yield from in_order((partial(_with_result, slab) for slab in slabs), n_threads)
+
+
+def _with_result(slab: Slab) -> tuple[Slab, Encoded]:
+    return slab, slab.encode()

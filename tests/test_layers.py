@@ -46,6 +46,9 @@ CONVERTER_USES = (
     "kernels.cores",
     "kernels.quantize",
     "kernels.quantize_error",
+    # The self-check's forward pass: definitions only, nothing of the compiled one.
+    "kernels.reference",
+    "model.rotary",
 )
 CONVERTER_CALLERS = ("hub", "cli")
 

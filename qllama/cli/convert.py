@@ -47,6 +47,11 @@ __all__ = ["command"]
     "--dry-run", is_flag=True, help="Only print what would be made: every tensor, and the size."
 )
 @click.option(
+    "--check/--no-check",
+    default=True,
+    help="Compare the new file with SRC, and see that it can read.  [default: --check]",
+)
+@click.option(
     "-t",
     "--threads",
     type=click.IntRange(min=1),
@@ -66,6 +71,7 @@ def command(
     fused_layout: str | None,
     adapters: tuple[str, ...],
     dry_run: bool,
+    check: bool,
     threads: int | None,
 ) -> None:
     """Convert the checkpoint SRC into the file OUT and print its path.
@@ -100,6 +106,9 @@ def command(
             adapters=merged,
             on_progress=progress.report,
             n_threads=threads,
+            check=check,
         )
+    for oddity in report.notices:
+        notice(f"qllama: {src}: {oddity}")
     notice(str(report))
     click.echo(report.out)

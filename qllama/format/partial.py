@@ -35,6 +35,11 @@ class PartialFile:
     n_bytes : int
         What the whole file will take; refused at once where that is not free.
 
+    Attributes
+    ----------
+    path : Path
+        The file's name for the time being.
+
     Raises
     ------
     ConversionError
@@ -55,7 +60,7 @@ class PartialFile:
             free = shutil.disk_usage(target.parent).free
             if free < n_bytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._path, self._file = _create(target)
+            self.path, self._file = _create(target)
 
     def write(self, data: bytes | memoryview, at: int | None = None) -> None:
         """Append `data`, or write it from byte `at` on."""
@@ -63,6 +68,11 @@ class PartialFile:
             if at is not None:
                 self._file.seek(at)
             self._file.write(data)
+
+    def flush(self) -> None:
+        """Let who opens `path` see all that was written."""
+        with self._explained():
+            self._file.flush()
 
     def commit(self) -> None:
         """Make the file durable and give it the target's name."""
@@ -73,7 +83,7 @@ class PartialFile:
                 self._file.close()
             # Elsewhere the lock is held till the rename, so that nobody takes the
             # file for a leftover.
-            self._path.replace(self._target)
+            self.path.replace(self._target)
             self._file.close()
             _sync_directory(self._target.parent)
 
@@ -83,7 +93,7 @@ class PartialFile:
         with suppress(OSError):
             self._file.close()
         with suppress(OSError):
-            self._path.unlink()
+            self.path.unlink()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -54,12 +54,20 @@ class QlmFile:
         What the converter noted.
     tensors : dict of str to TensorInfo
         In the order of the data.
+    data_offset : int
+        Where the data begins in the file.
     """
 
     def __init__(
-        self, path: Path, header: Header, data: npt.NDArray[np.uint8], is_mapped: bool
+        self,
+        path: Path,
+        header: Header,
+        data: npt.NDArray[np.uint8],
+        data_offset: int,
+        is_mapped: bool,
     ) -> None:
         self.path = path
+        self.data_offset = data_offset
         self.config = header.config
         self.tokenizer = header.tokenizer
         self.recipe = header.recipe
@@ -122,7 +130,7 @@ class QlmFile:
         except (QlmFormatError, UnsupportedModelError, OutOfMemoryError) as error:
             # A hostile header can put megabytes into a message.
             raise type(error)(f"{path}: {str(error)[:_MAX_MESSAGE]}") from error
-        return cls(path, header, data, is_mapped=use_mmap)
+        return cls(path, header, data, prelude.data_offset, is_mapped=use_mmap)
 
     def __enter__(self) -> QlmFile:
         return self

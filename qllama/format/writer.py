@@ -144,10 +144,34 @@ class QlmWriter:
         file = self._open_file()
         try:
             if exc_type is None:
-                self._finish(file)
+                self.finish()
+                file.commit()
         finally:
             self._file = None
             file.discard()
+
+    def finish(self) -> Path:
+        """Write the header, so that the file can be read under a name of its own.
+
+        Leaving the block does it too, and gives the file its name.
+
+        Returns
+        -------
+        Path
+            The file's name for the time being.
+        """
+        file = self._open_file()
+        if len(self._done) < len(self._header.tensors):
+            info = self._header.tensors[len(self._done)]
+            raise ConversionError(
+                f"{self._path}: tensor {info.name!r}: expected {info.n_bytes} bytes, "
+                f"found {self._filled} when writing ended"
+            )
+        tensors = tuple(replace(t, quality=self._quality.get(t.name)) for t in self._done)
+        text = encode_header(replace(self._header, tensors=tensors))
+        file.write(encode_region(text, self._data_offset, self.file_size), at=0)
+        file.flush()
+        return file.path
 
     def write(
         self, name: str, data: bytes | bytearray | memoryview | npt.NDArray[np.uint8]
@@ -237,19 +261,6 @@ class QlmWriter:
 
     def _pad(self, start: int, stop: int) -> None:
         self._open_file().write(bytes(stop - start))
-
-    def _finish(self, file: PartialFile) -> None:
-        """Check completeness, write the header and commit."""
-        if len(self._done) < len(self._header.tensors):
-            info = self._header.tensors[len(self._done)]
-            raise ConversionError(
-                f"{self._path}: tensor {info.name!r}: expected {info.n_bytes} bytes, "
-                f"found {self._filled} when writing ended"
-            )
-        tensors = tuple(replace(t, quality=self._quality.get(t.name)) for t in self._done)
-        text = encode_header(replace(self._header, tensors=tensors))
-        file.write(encode_region(text, self._data_offset, self.file_size), at=0)
-        file.commit()
 
 
 def _layout(blob_n_bytes: int, specs: Sequence[TensorSpec]) -> tuple[tuple[TensorInfo, ...], int]:

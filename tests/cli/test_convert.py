@@ -22,7 +22,7 @@ def asked(monkeypatch):
     def convert(source, out, type, *, on_progress, **rest):
         calls.append({"source": source, "out": out, "type": type} | rest)
         on_progress("converting", 1, 2)
-        return SimpleNamespace(out=out or Path("made-up.qlm"), __str__=lambda self: "made")
+        return SimpleNamespace(out=out or Path("made-up.qlm"), notices=("it is odd",))
 
     monkeypatch.setattr("converter.pipeline.convert", convert)
     return calls
@@ -48,7 +48,8 @@ def test_convert_target_and_type_reach_the_converter(run, asked, arguments, out,
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("-t 2", {"n_threads": 2}),
+        ("-t 2", {"n_threads": 2, "check": True}),
+        ("--no-check", {"check": False}),
         ("", {"options": SourceOptions(), "adapters": [], "n_threads": None}),
         ("--from Meta", {"options": SourceOptions(format="meta")}),
         (

@@ -1,0 +1,155 @@
+"""Whether the rows of q and k, and the rotary base, are what the model was trained with.
+
+Owns the probe. A trained model repeats a list of random words that it has just read: it
+finds, by content and position, what followed a word the last time (Olsson et al. 2022,
+"In-context Learning and Induction Heads"). That needs no language, and breaks down under a
+wrong rotary embedding: near by where the rows are in the wrong order, far away where the
+base is too small. How well English is predicted hardly tells (`docs/conversion.md`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from converter.check.forward import Reading, Text, losses
+from converter.check.weights import Weights
+from qllama.config import ModelConfig
+from qllama.tokenizer import Tokenizer
+
+__all__ = ["Probe", "Repetition", "alternatives", "looks_trained"]
+
+F32 = npt.NDArray[np.float32]
+
+# The median of three lists: now and then one is hard for a small model.
+_N_LISTS, _N_WORDS = 3, 12
+# Where the far repetition stands: within what nearly every model was trained on.
+_FAR = 1536
+# Bases that published models have.
+_THETAS = (1e4, 1e5, 5e5, 1e6)
+# Lengths of rows of independent Gaussian numbers spread by 1 / sqrt(2 k); those of
+# SmolLM2 by 20 times that.
+_SPREAD = 3.0
+
+
+def looks_trained(weights: Weights) -> bool:
+    """Whether the rows of q or k differ in length; those of random weights are all alike.
+
+    Parameters
+    ----------
+    weights : Weights
+        Of its middle layer, q_proj and k_proj are read.
+    """
+    layer = f"model.layers.{weights.config.num_hidden_layers // 2}.self_attn."
+    alike = _SPREAD / math.sqrt(2 * weights.config.hidden_size)
+    for name in (layer + "q_proj.weight", layer + "k_proj.weight"):
+        lengths = np.concatenate([np.linalg.norm(w, axis=1) for _, w in weights.slabs(name)])
+        lengths = lengths[lengths > 0]
+        if len(lengths) and np.log(lengths).std() > alike:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """Median loss of words when they are repeated, at once and far away, in nats a word."""
+
+    near: float
+    far: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Lists of random words, each to be read three times: twice in a row, and far away.
+
+    Parameters
+    ----------
+    start : tuple of int
+        What texts of the model begin with: BOS or nothing.
+    lists : tuple of tuple of int
+    far : int
+        Position of the last repetition.
+    """
+
+    start: tuple[int, ...]
+    lists: tuple[tuple[int, ...], ...]
+    far: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, config: ModelConfig) -> Probe | None:
+        """Choose the words.
+
+        Parameters
+        ----------
+        tokenizer : Tokenizer
+        config : ModelConfig
+
+        Returns
+        -------
+        Probe or None
+            None where the vocabulary or the context is too small.
+        """
+        words = _words(tokenizer, min(config.vocab_size, tokenizer.vocab_size))
+        limit = min(config.max_position_embeddings, config.sliding_window or 2**31)
+        far = min(_FAR, limit * 3 // 4)
+        if len(words) < _N_LISTS * _N_WORDS or far < 4 * _N_WORDS:
+            return None
+        bos = tokenizer.config.bos_token_id
+        start = (bos,) if tokenizer.config.add_bos_token and bos is not None else ()
+        lists = (tuple(words[i::_N_LISTS]) for i in range(_N_LISTS))
+        return cls(start, tuple(lists), far)
+
+    def texts(self, reading: Reading) -> list[Text]:
+        """One text a list, to be read in the given way."""
+        n_near = len(self.start) + 2 * _N_WORDS
+        positions = (*range(n_near), *range(self.far, self.far + _N_WORDS))
+        return [Text((*self.start, *words * 3), positions, reading) for words in self.lists]
+
+    def loss(self, weights: Weights, states: Sequence[F32]) -> Repetition:
+        """Measure how well one reading repeats.
+
+        Parameters
+        ----------
+        weights : Weights
+        states : sequence of float32, (n_tokens, hidden_size)
+            Of its `texts`, after the last layer.
+        """
+        near, far = [], []
+        for words, state in zip(self.lists, states, strict=True):
+            # The first word of a repetition cannot be foreseen; it foresees the second.
+            known = state[-2 * _N_WORDS :].reshape(2, _N_WORDS, -1)[:, :-1]
+            found = losses(weights, known.reshape(-1, state.shape[1]), words[1:] * 2)
+            at_once, later = np.split(found, 2)
+            near.append(at_once.mean())
+            far.append(later.mean())
+        return Repetition(float(np.median(near)), float(np.median(far)))
+
+
+def alternatives(config: ModelConfig) -> list[Reading]:
+    """Other readings of a model's q and k, of which one is right where the stated is wrong."""
+    stated = config.rope_theta
+    return [
+        Reading(stated, "from interleaved"),
+        Reading(stated, "to interleaved"),
+        *(Reading(theta) for theta in _THETAS if not 0.5 < theta / stated < 2.0),
+    ]
+
+
+def _words(tokenizer: Tokenizer, n_ids: int) -> list[int]:
+    """Random tokens that stand for words, always the same ones of a vocabulary.
+
+    Vocabularies begin with what is frequent: a model knows little of rare tokens.
+    """
+    words: list[int] = []
+    for token in np.random.default_rng(0).permutation(n_ids // 4).tolist():
+        if len(words) == _N_LISTS * _N_WORDS:
+            break
+        spelled = tokenizer.token_bytes(token)
+        is_word = spelled[:1] == b" " and len(spelled) > 3 and spelled[1:].isalpha()
+        if is_word and not tokenizer.is_special(token):
+            words.append(token)
+    return words

@@ -1,0 +1,142 @@
+"""Weights in float32, a slab of rows at a time: of the source, and of the file made from it.
+
+Owns the reading. No matrix is mapped, so that memory stays at a few slabs.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from converter.in_order import in_order
+from converter.sources.base import SourceTensor
+from qllama.config import ModelConfig
+from qllama.format import QlmFile
+from qllama.kernels.quantize_error import decode_rows
+from qllama.quant import TILE_ROWS
+
+__all__ = ["SourceWeights", "StoredWeights", "Weights"]
+
+F32 = npt.NDArray[np.float32]
+# 4 MiB as float32: stays in cache from where it is decoded to where it is multiplied.
+_SLAB_VALUES = 1 << 20
+
+
+class Weights(ABC):
+    """A model's tensors.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    shapes : mapping
+        Of every tensor, by its name.
+    n_threads : int
+        That decode.
+    """
+
+    def __init__(
+        self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], n_threads: int
+    ) -> None:
+        self.config = config
+        self.shapes = shapes
+        self._n_threads = n_threads
+
+    @abstractmethod
+    def read(self, name: str, start: int, stop: int) -> F32:
+        """Decode rows `start` to `stop` - 1 of a matrix, `start` a multiple of 16.
+
+        Returns
+        -------
+        float32, (stop - start, k)
+        """
+
+    @abstractmethod
+    def vector(self, name: str) -> F32:
+        """Decode a vector, float32 (n,)."""
+
+    def rows(self, name: str, ids: Sequence[int]) -> F32:
+        """Decode single rows of a matrix, float32 (len(ids), k)."""
+        n_rows = self.shapes[name][0]
+        values = np.empty((len(ids), self.shapes[name][1]), np.float32)
+        for i, row in enumerate(ids):
+            first = row - row % TILE_ROWS
+            values[i] = self.read(name, first, min(first + TILE_ROWS, n_rows))[row - first]
+        return values
+
+    def slabs(self, name: str) -> Generator[tuple[int, F32], None, None]:
+        """Decode a matrix: yield the number of the first row, and float32 (rows, k)."""
+        rows, k = self.shapes[name]
+        step = max(1, _SLAB_VALUES // (TILE_ROWS * k)) * TILE_ROWS
+        starts = range(0, rows, step)
+        jobs = (partial(self.read, name, first, min(first + step, rows)) for first in starts)
+        yield from zip(starts, in_order(jobs, self._n_threads), strict=True)
+
+    def linear(self, x: F32, name: str) -> F32:
+        """Multiply by a matrix: `x @ w.T`, with its bias where the model has one.
+
+        Parameters
+        ----------
+        x : float32, (n, k)
+        name : str
+            Without `.weight`.
+
+        Returns
+        -------
+        float32, (n, rows)
+        """
+        out = np.empty((len(x), self.shapes[name + ".weight"][0]), np.float32)
+        for first, w in self.slabs(name + ".weight"):
+            np.matmul(x, w.T, out=out[:, first : first + len(w)])
+        if name + ".bias" in self.shapes:
+            out += self.vector(name + ".bias")
+        return out
+
+
+class SourceWeights(Weights):
+    """Tensors of a checkpoint, before quantizing; see `Weights`."""
+
+    def __init__(
+        self, config: ModelConfig, tensors: Mapping[str, SourceTensor], n_threads: int
+    ) -> None:
+        super().__init__(config, {name: t.shape for name, t in tensors.items()}, n_threads)
+        self._tensors = tensors
+
+    def read(self, name: str, start: int, stop: int) -> F32:
+        """Decode rows; see `Weights.read`."""
+        return self._tensors[name].read(start, stop)
+
+    def vector(self, name: str) -> F32:
+        """Decode a vector; see `Weights.vector`."""
+        return self._tensors[name].read(0, self.shapes[name][0])
+
+
+class StoredWeights(Weights):
+    """Tensors of a `.qlm` file; see `Weights`."""
+
+    def __init__(self, file: QlmFile, n_threads: int) -> None:
+        super().__init__(file.config, {n: t.shape for n, t in file.tensors.items()}, n_threads)
+        self._file = file
+
+    def read(self, name: str, start: int, stop: int) -> F32:
+        """Decode rows; see `Weights.read`."""
+        info = self._file.tensors[name]
+        rows, k = info.shape
+        tile_bytes = info.n_bytes // math.ceil(rows / TILE_ROWS)
+        first, n_tiles = start // TILE_ROWS, math.ceil((stop - start) / TILE_ROWS)
+        # Read, since pages of a mapping would count as this process' memory.
+        data = np.fromfile(
+            self._file.path,
+            np.uint8,
+            count=n_tiles * tile_bytes,
+            offset=self._file.data_offset + info.offset + first * tile_bytes,
+        )
+        return decode_rows(info.type, data, stop - start, k)
+
+    def vector(self, name: str) -> F32:
+        """Decode a vector; see `Weights.vector`."""
+        return self._file.vector(name)

@@ -1,0 +1,210 @@
+"""The check of a new file: what it refuses, what it remarks on, what it lets pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_gguf import write_gguf
+
+from converter import slabs
+from converter.check import readings, self_check
+from converter.check.readings import Probe, Reading, Repetition, alternatives, looks_trained
+from converter.check.weights import StoredWeights
+from converter.pipeline import convert
+from converter.sources import gguf
+from converter.sources.gguf import GgufSource
+from converter.sources.views import interleaved_to_half_split
+from qllama.errors import ConversionError
+from qllama.format.reader import QlmFile
+from qllama.tokenizer import load_tokenizer
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_gguf(tmp_path / "m.gguf")
+
+
+def changed_source(monkeypatch, **changes):
+    """Let GGUF files be opened with another config."""
+
+    class Changed(GgufSource):
+        def __init__(self, path):
+            super().__init__(path)
+            self.config = replace(self.config, **changes)
+
+    monkeypatch.setattr(gguf, "GgufSource", Changed)
+
+
+@pytest.mark.parametrize("preset", ["q4", "q4_0", "q8", "f16", "bf16", "f32"])
+@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
+def test_check_random_weights_pass_without_a_remark(tmp_path, arch, preset):
+    keys = {"attention.key_length": 64, "attention.value_length": 64} if arch == "qwen3" else {}
+    source = write_gguf(tmp_path / "m.gguf", arch=arch, keys=keys)
+    assert convert(source, tmp_path / "out.qlm", type=preset).notices == ()
+
+
+@pytest.mark.parametrize("preset", ["q4", "q8", "f32"])
+def test_check_rows_stored_in_another_order_are_refused(tmp_path, source, preset, monkeypatch):
+    quantize = slabs.quantize
+    monkeypatch.setattr(slabs, "quantize", lambda type, w, n: quantize(type, w[::-1].copy(), n))
+    # The figures of quality would show it too: they are made to look good here.
+    error = slabs.quantization_error
+    monkeypatch.setattr(
+        slabs, "quantization_error", lambda type, w, data: error(type, w[::-1].copy(), data)
+    )
+    with pytest.raises(ConversionError, match=r"m\.gguf: the conversion is not right: after 2 lay"):
+        convert(source, tmp_path / "out.qlm", type=preset)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
+
+
+def test_check_that_is_switched_off_is_not_made(tmp_path, source, monkeypatch):
+    monkeypatch.setattr(self_check, "_compare_states", lambda *_: pytest.fail("it was checked"))
+    convert(source, tmp_path / "out.qlm", check=False)
+
+
+def test_check_tokenizer_of_a_larger_model_is_refused(source):
+    with pytest.raises(ConversionError, match=r"gives the id 26., but the model has 100 tokens"):
+        list(self_check._tokenizer_notices(tokenizer_of(source), 100))
+
+
+def tokenizer_of(path):
+    return load_tokenizer(*GgufSource(path).tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("template", "remark"),
+    [
+        (None, []),
+        ("{{ messages[0]['content'] }}", []),
+        ("Hello!", ["chat will not work: the chat template leaves the user's message out"]),
+        ("{{ raise_exception('no') }}", ["chat will not work: chat template, line 1: no"]),
+    ],
+)
+def test_check_chat_template_that_fails_is_remarked_on(source, template, remark):
+    record, blob = GgufSource(source).tokenizer
+    tokenizer = load_tokenizer(replace(record, chat_template=template), blob)
+    assert list(self_check._tokenizer_notices(tokenizer, 300)) == remark
+
+
+def test_check_tokenizer_that_changes_the_text_is_refused(source):
+    class Deaf:
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
+
+        def decode(self, ids):
+            return "something else"
+
+    tokenizer = tokenizer_of(source)
+    with pytest.raises(ConversionError, match=r"turns 'The sun .*' into 'something else'"):
+        list(self_check._tokenizer_notices(Deaf(), 300))
+
+
+@pytest.mark.parametrize(
+    ("order", "taken"),
+    [
+        (lambda order: np.arange(len(order)), "from interleaved"),
+        (lambda order: order[order], "to interleaved"),
+    ],
+    ids=["not permuted", "permuted twice"],
+)
+def test_check_smollm2_with_wrong_rows_of_q_and_k_is_refused(
+    smollm2_gguf, tmp_path, monkeypatch, order, taken
+):
+    monkeypatch.setattr(
+        gguf,
+        "interleaved_to_half_split",
+        lambda rows, head_dim: order(interleaved_to_half_split(rows, head_dim)),
+    )
+    with pytest.raises(ConversionError, match=f"rows of q and k .* wrong order: taken {taken}, "):
+        convert(smollm2_gguf, tmp_path / "out.qlm")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_smollm2_with_a_wrong_rope_theta_is_refused(smollm2_gguf, tmp_path, monkeypatch):
+    changed_source(monkeypatch, rope_theta=10000.0)
+    # 100000 is right; larger ones do as well where the text is so short.
+    with pytest.raises(ConversionError, match=r"rope_theta 10000 does not fit .* with 100000"):
+        convert(smollm2_gguf, tmp_path / "out.qlm")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("preset", ["q4", "q8"])
+def test_check_smollm2_as_it_is_passes_without_a_remark(smollm2_gguf, tmp_path, preset):
+    assert convert(smollm2_gguf, tmp_path / "out.qlm", type=preset).notices == ()
+
+
+def test_check_trained_weights_are_told_from_random_ones(smollm2_q4, source, tmp_path):
+    convert(source, tmp_path / "random.qlm")
+    for path, trained in ((smollm2_q4, True), (tmp_path / "random.qlm", False)):
+        with QlmFile.open(path) as file:
+            assert looks_trained(StoredWeights(file, 1)) is trained
+
+
+def test_probe_lists_hold_different_words_three_times(smollm2_q4):
+    with QlmFile.open(smollm2_q4) as file:
+        tokenizer = load_tokenizer(file.tokenizer, file.tokenizer_blob)
+        probe = Probe.of(tokenizer, file.config)
+        assert Probe.of(tokenizer, replace(file.config, max_position_embeddings=63)) is None
+        short = Probe.of(tokenizer, replace(file.config, sliding_window=1024))
+    words = [word for words in probe.lists for word in words]
+    assert len(set(words)) == 36
+    assert all(tokenizer.token_text(word)[1:].isalpha() for word in words)
+    (text, _, _) = probe.texts(Reading(1e5))
+    assert text.tokens == probe.lists[0] * 3
+    assert text.positions == (*range(24), *range(1536, 1548))
+    assert short.far == 768
+
+
+def test_probe_of_a_vocabulary_without_words_is_none(source):
+    opened = GgufSource(source)
+    assert Probe.of(load_tokenizer(*opened.tokenizer), opened.config) is None
+
+
+def test_alternatives_leave_out_bases_near_the_stated_one(source):
+    thetas = [r.rope_theta for r in alternatives(GgufSource(source).config) if r.rows == "kept"]
+    assert thetas == [1e5, 5e5, 1e6]
+
+
+# Of a vocabulary of 270: a blind guess costs 5.6 nats.
+@pytest.mark.parametrize(
+    ("stated", "others", "outcome"),
+    [
+        (Repetition(1.0, 4.0), None, "passes"),
+        (Repetition(6.0, 6.0), {}, "remark"),
+        (Repetition(6.0, 6.0), {"from interleaved": Repetition(5.0, 5.0)}, "remark"),
+        (Repetition(6.0, 6.0), {"to interleaved": Repetition(1.0, 6.0)}, "taken to interleaved"),
+        (Repetition(1.0, 6.0), {"to interleaved": Repetition(0.5, 6.0)}, "remark"),
+        (Repetition(1.0, 6.0), {1e5: Repetition(3.0, 2.0)}, "with 100000, "),
+        (
+            Repetition(1.0, float("nan")),
+            {5e5: Repetition(3.0, 2.0), 1e6: Repetition(3.0, 1.0)},
+            "with 500000 or 1e[+]06, .* after 100 tokens at 1.0 nats each instead of nan",
+        ),
+    ],
+)
+def test_check_weighs_other_readings_only_where_the_stated_fails(
+    tmp_path, source, monkeypatch, stated, others, outcome
+):
+    probe = Probe((), ((1, 2), (3, 4), (5, 6)), 100)
+    monkeypatch.setattr(Probe, "of", lambda *_: probe)
+    monkeypatch.setattr(readings, "_N_WORDS", 2)
+    bad = Repetition(9.0, 9.0)
+    losses = [stated]
+    if others is not None:
+        config = GgufSource(source).config
+        losses += [
+            others.get(r.rows, bad) if r.rows != "kept" else others.get(r.rope_theta, bad)
+            for r in alternatives(config)
+        ]
+    monkeypatch.setattr(Probe, "loss", lambda *_: losses.pop(0))
+    monkeypatch.setattr(self_check, "looks_trained", lambda weights: True)
+    if outcome in ("passes", "remark"):
+        english, *repeats = convert(source, tmp_path / "out.qlm").notices
+        assert english.startswith("it reads English at ")
+        assert len(repeats) == (outcome == "remark")
+    else:
+        with pytest.raises(ConversionError, match=outcome):
+            convert(source, tmp_path / "out.qlm")
+    assert losses == []
