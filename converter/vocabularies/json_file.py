@@ -48,6 +48,11 @@ def read_tokenizer_json(path: Path, settings: TokenizerSettings, vocab_size: int
         When it is no JSON.
     """
     document = read_json_object(path)
+    if not isinstance(document.get("model"), dict):
+        raise TokenizerError(
+            f"{path}: expected a tokenizer.json, with an object `model`; found the keys "
+            f"{quoted(list(document))}; save one with transformers"
+        )
     blob = path.read_bytes()
     backend = _load(path, blob)
     ids = backend.get_vocab(with_added_tokens=False)

@@ -78,6 +78,19 @@ def test_tokens_with_a_role_are_control_tokens(tmp_path):
     assert vocab["<tool>"] not in ids(tokenizer, "<tool>", parse_special=False)
 
 
+def test_complete_file_is_carried_byte_for_byte(tmp_path):
+    # As Qwen2.5's: added tokens follow the vocabulary, and nothing else of them is told.
+    vocab = {text: i for text, i in BPE["model"]["vocab"].items() if i < N_BPE - 3}
+    blob = json.dumps(document(model={**BPE["model"], "vocab": vocab}), indent=1).encode()
+    beside = decoder(*BPE["added_tokens"])
+    write(
+        tmp_path,
+        tokenizer_json=blob,
+        tokenizer_config_json={"eos_token": "<|im_end|>", "added_tokens_decoder": beside},
+    )
+    assert tokenizer_from_path(tmp_path, ROWS, {})[1] == blob
+
+
 def test_ids_behind_a_hole_stay_and_the_hole_is_filled(tmp_path):
     # The library would give <far> the first free number.
     far = document(added_tokens=[*BPE["added_tokens"], entry(N_BPE + 3, "<far>")])

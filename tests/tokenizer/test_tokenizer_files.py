@@ -206,7 +206,8 @@ MALFORMED = [
     ({"tokenizer_model": spm_model()[:-9]}, "expected a SentencePiece model"),
     ({"tokenizer_model": b"version https://git-lfs.github.com/spec/v1\n"}, "Git LFS pointer"),
     ({"tokenizer_json": b"{"}, r"tokenizer\.json: expected JSON"),
-    ({"tokenizer_json": {}}, "tokenizers library .* cannot read it"),
+    ({"tokenizer_json": {"config": {}, "vocab": []}}, r"found the keys \['config', 'vocab'\]"),
+    ({"tokenizer_json": {"model": {}}}, "tokenizers library .* cannot read it"),
     ({"tokenizer_json": {**BPE, "decoder": None}}, "expected a decoder of kind ByteLevel"),
     (
         {"tokenizer_json": BPE, "tokenizer_config_json": b"[]"},
