@@ -31,6 +31,7 @@ class ByteTokenizer(BaseTokenizer):
             TokenizerConfig("tokenizers", **config),
             vocab_size=VOCAB_SIZE,
             adds_space=adds_space,
+            adds_space_after_matched=False,
             added=dict.fromkeys(SPECIAL, True),
         )
 
