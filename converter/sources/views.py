@@ -27,6 +27,10 @@ __all__ = [
 # Of the matrix that a `Transposed` cuts columns from.
 _TRANSPOSED_VALUES = 1 << 20
 
+# Up to so many multiplications OpenBLAS stays on the thread that calls it.
+_ONE_THREAD = 1 << 18
+_PRODUCT_ROWS = 16
+
 
 class RowSlice(SourceTensor):
     """Rows start..stop-1 of a tensor: one of the matrices that were fused into it."""
@@ -191,10 +195,27 @@ class LowRankUpdate(SourceTensor):
     def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Compute rows `start` to `stop` - 1; see `SourceTensor.read`."""
         right = self._right.read(0, self._right.shape[0])
-        update = self._left.read(start, stop) @ right
+        update = _product(self._left.read(start, stop), right)
         update *= self._scale
         update += self._tensor.read(start, stop)
         return update
+
+
+def _product(
+    left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Multiply matrices in blocks that BLAS does not share out to threads of its own.
+
+    Those wait for the next product in a loop, on the cores that the conversion's need.
+    """
+    product = np.empty((left.shape[0], right.shape[1]), np.float32)
+    width = max(1, _ONE_THREAD // (_PRODUCT_ROWS * right.shape[0]))
+    for i in range(0, product.shape[0], _PRODUCT_ROWS):
+        rows = slice(i, i + _PRODUCT_ROWS)
+        for j in range(0, product.shape[1], width):
+            columns = slice(j, j + width)
+            np.matmul(left[rows], right[:, columns], out=product[rows, columns])
+    return product
 
 
 def interleaved_to_half_split(rows: int, head_dim: int) -> npt.NDArray[np.intp]:

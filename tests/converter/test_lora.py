@@ -13,6 +13,7 @@ from lora_sample import (
     Q_PROJ,
     TARGETS,
     TIED,
+    ArrayTensor,
     base_model,
     low_rank,
     projections,
@@ -25,6 +26,7 @@ from tiny_gguf import HEADS, write_gguf
 
 from converter.lora import adapter_argument, with_adapter
 from converter.sources.gguf import GgufSource
+from converter.sources.views import LowRankUpdate
 from qllama.errors import ConversionError
 from qllama.tensors import EMBEDDING, FINAL_NORM, HEAD, expected_shapes
 
@@ -75,6 +77,18 @@ def test_lora_slabs_are_parts_of_the_whole(tmp_path):
         np.testing.assert_allclose(
             tensor.read(start, stop), whole[start:stop], rtol=0, atol=ROUNDING
         )
+
+
+@pytest.mark.parametrize("rank", [1, 7, 300])
+def test_lora_update_of_many_columns_is_computed_in_blocks(rank):
+    base, left = random_array(37, 5003), random_array(37, rank)
+    right = random_array(rank, 5003)
+    tensor = LowRankUpdate(ArrayTensor(base), ArrayTensor(left), ArrayTensor(right), 0.5)
+    expected = base + 0.5 * (left.astype(np.float64) @ right)
+    # A sum of `rank` products below 5 * 5, each addition rounded.
+    bound = (rank + 3) * 2.0**-24 * rank * 25
+    np.testing.assert_allclose(tensor.read(0, 37), expected, rtol=0, atol=bound)
+    assert tensor.shape == (37, 5003)
 
 
 def test_lora_scale_of_the_user_multiplies(tmp_path):
