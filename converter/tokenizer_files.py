@@ -24,6 +24,9 @@ from qllama.tokenizer import load_tokenizer
 __all__ = ["tokenizer_from_path"]
 
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model")
+# Meta begins every text of Llama 3 with it; the first tokenizer.json files, and those of many
+# fine-tunes made from them, forgot to.
+_BEGINS_EVERY_TEXT = "<|begin_of_text|>"
 _SAVE = "save a tokenizer.json with transformers (AutoTokenizer...save_pretrained)"
 
 
@@ -118,7 +121,8 @@ def _config(file: Path, vocabulary: Vocabulary, settings: TokenizerSettings) -> 
     if bos is None and "bos_token" not in settings.named:
         bos = settings.bos_id if settings.bos_id in vocabulary.ids.values() else None
     eos = _named(file, vocabulary, settings, "eos_token", vocabulary.eos_id)
-    adds_bos = vocabulary.add_bos if settings.add_bos_token is None else settings.add_bos_token
+    adds_bos = vocabulary.add_bos or settings.named.get("bos_token") == _BEGINS_EVERY_TEXT
+    adds_bos = adds_bos if settings.add_bos_token is None else settings.add_bos_token
     adds_eos = vocabulary.add_eos if settings.add_eos_token is None else settings.add_eos_token
     by_text = [vocabulary.special[text] for text in END_OF_TURN if text in vocabulary.special]
     ends = [eos, *_checked_ends(vocabulary, settings), *by_text]

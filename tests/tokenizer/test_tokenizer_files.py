@@ -100,6 +100,17 @@ def test_json_adds_what_its_flags_or_else_its_post_processor_say(tmp_path, post,
     assert (tokenizer.config.add_bos_token, tokenizer.config.add_eos_token) == expected
 
 
+@pytest.mark.parametrize(("said", "expected"), [({}, True), ({"add_bos_token": False}, False)])
+def test_json_of_llama_3_adds_bos_where_its_post_processor_forgot_it(tmp_path, said, expected):
+    document = bpe_document(extra=(("<|begin_of_text|>", CONTROL),))
+    write(
+        tmp_path,
+        tokenizer_json=document,
+        tokenizer_config_json={"bos_token": "<|begin_of_text|>", **said},
+    )
+    assert load(tmp_path).config.add_bos_token is expected
+
+
 def test_json_bos_and_eos_of_the_post_processor_where_nothing_names_them(tmp_path):
     document = {**BPE, "post_processor": surrounding(("<|bos|>", BOS), ("<|pad|>", PAD))}
     config = load(write(tmp_path, tokenizer_json=document)).config
