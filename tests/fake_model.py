@@ -31,7 +31,7 @@ class ByteTokenizer(BaseTokenizer):
             TokenizerConfig("tokenizers", **config),
             vocab_size=VOCAB_SIZE,
             adds_space=adds_space,
-            adds_space_after_matched=False,
+            adds_space_after_matched=adds_space,
             added=dict.fromkeys(SPECIAL, True),
         )
 
