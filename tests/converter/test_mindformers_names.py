@@ -1,4 +1,4 @@
-"""MindFormers' names, fused matrices and row orders, against MindFormers' own formulas."""
+"""MindFormers' names, fused matrices and row orders, put in Hugging Face's."""
 
 from __future__ import annotations
 
@@ -83,41 +83,33 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
-def qkv_concat_hf2mg(qkv, num_heads, n_kv_heads, hidden_size):
-    """MindFormers' `utils/convert_utils.py`: from [q; k; v] to groups."""
-    n_rep = num_heads // n_kv_heads
-    kv = hidden_size // n_rep
-    shape = qkv.shape
-    qkv = qkv.reshape(shape[0], -1)
-    q = qkv[:hidden_size].reshape(n_kv_heads, hidden_size // n_kv_heads, -1)
-    k = qkv[hidden_size : hidden_size + kv].reshape(n_kv_heads, hidden_size // num_heads, -1)
-    v = qkv[hidden_size + kv :].reshape(n_kv_heads, hidden_size // num_heads, -1)
-    return np.concatenate((q, k, v), axis=1).reshape(shape)
+def by_kv_head(q, k, v):
+    """Rows of w_qkv since MindFormers 1.4: a key/value head's queries, its key, its value."""
+    parts = zip(*(np.split(w, KV_HEADS) for w in (q, k, v)), strict=True)
+    return np.concatenate([w for head in parts for w in head])
 
 
-def ffn_concat_hf2mg(ffn, width):
-    """MindFormers' `utils/convert_utils.py`: from [gate; up] to turns."""
-    gate = ffn[:width].reshape(width, 1, -1)
-    up = ffn[width:].reshape(width, 1, -1)
-    return np.concatenate((gate, up), axis=1).reshape(ffn.shape)
+def in_turns(gate, up):
+    """Rows of w_gate_hidden since MindFormers 1.4."""
+    both = np.empty((2 * len(gate), *gate.shape[1:]), gate.dtype)
+    both[0::2], both[1::2] = gate, up
+    return both
 
 
 def fused(stored, grouped):
-    """`convert_qkv_concat_weight`, of old versions and of new."""
+    """Fuse the matrices as new versions of MindFormers do, or as old ones."""
     stored = dict(stored)
     attention, ffn = LAYER + "attention.", LAYER + "feed_forward."
     for kind in ("weight", "bias"):
-        qkv = np.concatenate([stored.pop(f"{attention}{w}.{kind}") for w in ("wq", "wk", "wv")])
-        stored[f"{attention}w_qkv.{kind}"] = (
-            qkv_concat_hf2mg(qkv, HEADS, KV_HEADS, HIDDEN) if grouped else qkv
-        )
-    both = np.concatenate([stored.pop(f"{ffn}{w}.weight") for w in ("w1", "w3")])
-    stored[ffn + "w_gate_hidden.weight"] = ffn_concat_hf2mg(both, WIDTH) if grouped else both
+        qkv = [stored.pop(f"{attention}{w}.{kind}") for w in ("wq", "wk", "wv")]
+        stored[f"{attention}w_qkv.{kind}"] = by_kv_head(*qkv) if grouped else np.concatenate(qkv)
+    both = [stored.pop(f"{ffn}{w}.weight") for w in ("w1", "w3")]
+    stored[ffn + "w_gate_hidden.weight"] = in_turns(*both) if grouped else np.concatenate(both)
     return stored
 
 
 def to_meta(w, heads):
-    """The inverse of MindFormers' `permute` in `convert_to_new_ckpt`."""
+    """Rows of q or k as in Meta's checkpoints and those of MindFormers 0.6."""
     return w.reshape(heads, 2, HEAD_DIM // 2, -1).swapaxes(1, 2).reshape(w.shape)
 
 
