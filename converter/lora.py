@@ -168,7 +168,9 @@ def _updated(
                     f"{left.where}: the update has shape {shape}, the model's {name} "
                     f"{tensor.shape}; is the adapter for another model?"
                 )
-            found[name] = LowRankUpdate(tensor, left, update.right, scale * update.scale)
+            found[name] = LowRankUpdate(
+                tensor, left, update.right, scale * update.scale, str(weights.path)
+            )
     return found
 
 
@@ -256,9 +258,7 @@ def _trained_modules(weights: AdapterWeights, base: Mapping[str, SourceTensor]) 
 
 def _retied(model: ModelConfig, tensors: Mapping[str, SourceTensor]) -> ModelConfig:
     """Untie head and embedding, unless the adapter changed both to the same."""
-    pair = tensors[HEAD], tensors[EMBEDDING]
-    updated = any(isinstance(tensor, LowRankUpdate) for tensor in pair)
-    same = not updated and equal_values(*pair)
+    same = equal_values(tensors[HEAD], tensors[EMBEDDING])
     return model if same else replace(model, tie_word_embeddings=False)
 
 

@@ -10,16 +10,16 @@ Reference: `peft.LoraConfig`, and of `peft`: `get_pattern_key`,
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TypeVar
 
-from converter.wording import quoted, shown
-from qllama.errors import ConversionError, UnsupportedModelError
+from converter.fields import Fields
+from converter.json_files import read_json_object
+from qllama.errors import ConversionError
 
 __all__ = ["CONFIG_NAME", "AdapterConfig", "read_adapter_config"]
 
@@ -178,33 +178,26 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
         When it asks for more than a low-rank update; names field and value.
     """
     path = directory / CONFIG_NAME
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ConversionError(_no_adapter(directory)) from None
-    except OSError as e:
-        raise ConversionError(f"{path}: cannot be read: {e.strerror or e}") from e
-    except ValueError as e:
-        raise ConversionError(f"{path}: expected JSON: {e}") from None
-    if not isinstance(values, dict):
-        raise ConversionError(f"{path}: expected a JSON object, found {quoted(values)}")
-    fields = _Fields(path, values)
-    fields.check_all_known()
-    targets = fields.names("target_modules")
+    if not path.is_file():
+        raise ConversionError(_no_adapter(directory))
+    fields = Fields(path, read_json_object(path))
+    _check_all_known(fields)
+    targets = _names(fields, "target_modules")
+    r, alpha = fields.inner("rank_pattern"), fields.inner("alpha_pattern")
     return AdapterConfig(
         path=path,
-        r=fields.positive("r", values.get("r")),
-        lora_alpha=fields.number("lora_alpha", values.get("lora_alpha")),
-        use_rslora=bool(values.get("use_rslora")),
-        rank_pattern=fields.patterns("rank_pattern", fields.positive),
-        alpha_pattern=fields.patterns("alpha_pattern", fields.number),
+        r=_rank(fields, "r"),
+        lora_alpha=fields.number("lora_alpha"),
+        use_rslora=fields.flag("use_rslora", False),
+        rank_pattern={_pattern(fields, "rank_pattern", k): _rank(r, k) for k in r.values},
+        alpha_pattern={_pattern(fields, "alpha_pattern", k): alpha.number(k) for k in alpha.values},
         # Saved adapters list the modules; PEFT's shorthand leaves the head out.
         target_modules=r".*_proj" if targets == "all-linear" else targets,
-        exclude_modules=fields.names("exclude_modules"),
-        layers_to_transform=fields.integers("layers_to_transform"),
-        layers_pattern=_listed(fields.names("layers_pattern", regular=True)),
-        modules_to_save=_listed(fields.names("modules_to_save", regular=True)),
-        base_model=str(values.get("base_model_name_or_path") or ""),
+        exclude_modules=_names(fields, "exclude_modules"),
+        layers_to_transform=_integers(fields, "layers_to_transform"),
+        layers_pattern=_patterns(fields, "layers_pattern"),
+        modules_to_save=_patterns(fields, "modules_to_save"),
+        base_model=fields.text("base_model_name_or_path", ""),
     )
 
 
@@ -220,80 +213,61 @@ def _no_adapter(directory: Path) -> str:
     return f"{directory}: not a PEFT adapter: {CONFIG_NAME} is missing{hint}"
 
 
-def _listed(names: tuple[str, ...] | str | None) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else names or ()
+def _check_all_known(fields: Fields) -> None:
+    if fields.values.get("peft_type") != "LORA":
+        fields.refuse("peft_type", "only adapters of PEFT's type 'LORA' can be merged")
+    for key, value in fields.values.items():
+        if key in _USED or key in _IGNORED or not value:
+            continue
+        if key in _REFUSED:
+            fields.refuse(key, f"the adapter has {_REFUSED[key]}; qllama does not merge that")
+        fields.refuse(key, "qllama does not know this field, and might merge wrongly")
+    start = fields.values.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
+        fields.refuse(
+            "init_lora_weights",
+            "training changed the base weights too; save the adapter with PEFT's "
+            "path_initial_model_for_weight_conversion",
+        )
 
 
-class _Fields:
-    """The fields of an `adapter_config.json`, with their types checked on the way out."""
+def _rank(fields: Fields, key: str) -> int:
+    rank = fields.integer(key)
+    if rank < 1:
+        fields.mistyped(key, "a positive integer")
+    return rank
 
-    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
-        self.path = path
-        self._values = values
 
-    def check_all_known(self) -> None:
-        kind = self._values.get("peft_type")
-        if kind != "LORA":
-            self._refuse("peft_type", "only adapters of PEFT's type 'LORA' can be merged")
-        for key, value in self._values.items():
-            if key in _USED or key in _IGNORED or value in (None, False, [], {}):
-                continue
-            if key in _REFUSED:
-                self._refuse(key, f"the adapter has {_REFUSED[key]}; qllama does not merge that")
-            self._refuse(key, "qllama does not know this field, and might merge wrongly")
-        start = self._values.get("init_lora_weights")
-        if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
-            self._refuse(
-                "init_lora_weights",
-                "training changed the base weights too; save the adapter with PEFT's "
-                "path_initial_model_for_weight_conversion",
-            )
+def _integers(fields: Fields, key: str) -> tuple[int, ...]:
+    value = fields.values.get(key, [])
+    value = value if isinstance(value, list) else [value]
+    if any(type(i) is not int for i in value):
+        fields.mistyped(key, "integers")
+    return tuple(value)
 
-    def _refuse(self, key: str, why: str) -> NoReturn:
-        value = quoted(self._values.get(key))
-        raise UnsupportedModelError(f"{self.path}: {shown(key)} = {value}: {why}")
 
-    def _mistyped(self, key: str, expected: str, value: Any) -> NoReturn:
-        raise ConversionError(f"{self.path}: {key}: expected {expected}, found {quoted(value)}")
+def _names(fields: Fields, key: str) -> tuple[str, ...] | str | None:
+    """Names, or one regular expression."""
+    value = fields.values.get(key)
+    if isinstance(value, str):
+        return _pattern(fields, key, value)
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        fields.mistyped(key, "names")
+    return tuple(value)
 
-    def positive(self, key: str, value: Any) -> int:
-        if type(value) is not int or value < 1:
-            self._mistyped(key, "a positive integer", value)
-        return value
 
-    def number(self, key: str, value: Any) -> float:
-        if type(value) not in (int, float) or not math.isfinite(value):
-            self._mistyped(key, "a finite number", value)
-        return float(value)
+def _patterns(fields: Fields, key: str) -> tuple[str, ...]:
+    """Regular expressions."""
+    value = _names(fields, key) or ()
+    value = (value,) if isinstance(value, str) else value
+    return tuple(_pattern(fields, key, pattern) for pattern in value)
 
-    def integers(self, key: str) -> tuple[int, ...]:
-        value = self._values.get(key)
-        value = [] if value is None else [value] if isinstance(value, int) else value
-        if not isinstance(value, list) or any(type(i) is not int for i in value):
-            self._mistyped(key, "integers", value)
-        return tuple(value)
 
-    def patterns(self, key: str, check: Callable[[str, Any], _Number]) -> dict[str, _Number]:
-        value = self._values.get(key) or {}
-        if not isinstance(value, dict):
-            self._mistyped(key, "an object", value)
-        for pattern in value:
-            self._compiled(key, pattern)
-        return {pattern: check(f"{key}.{shown(pattern)}", v) for pattern, v in value.items()}
-
-    def names(self, key: str, regular: bool = False) -> tuple[str, ...] | str | None:
-        value = self._values.get(key)
-        if value is None or isinstance(value, str):
-            self._compiled(key, value or "")
-            return value
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            self._mistyped(key, "names", value)
-        for name in value if regular else ():
-            self._compiled(key, name)
-        return tuple(value)
-
-    def _compiled(self, key: str, pattern: str) -> None:
-        try:
-            re.compile(pattern)
-        except re.error:
-            self._mistyped(key, "a regular expression", pattern)
+def _pattern(fields: Fields, key: str, pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error:
+        fields.mistyped(key, "a regular expression")
+    return pattern

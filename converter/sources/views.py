@@ -178,18 +178,25 @@ class LowRankUpdate(SourceTensor):
     left, right : SourceTensor
         (rows, r) and (r, k).
     scale : float
+    origin : str
+        Where the update comes from, for messages.
     """
 
     def __init__(
-        self, tensor: SourceTensor, left: SourceTensor, right: SourceTensor, scale: float
+        self,
+        tensor: SourceTensor,
+        left: SourceTensor,
+        right: SourceTensor,
+        scale: float,
+        origin: str,
     ) -> None:
         self._tensor = tensor
         self._left = left
         self._right = right
         self._scale = np.float32(scale)
-        self.where = f"{tensor.where}, with {left.where}"
+        self.where = f"{tensor.where}, with {origin}"
         self.shape = tensor.shape
-        self.source_type = f"{tensor.source_type}+{left.source_type} r={right.shape[0]}"
+        self.source_type = f"{tensor.source_type} + r={right.shape[0]}"
         self.n_bytes = tensor.n_bytes
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:

@@ -83,7 +83,8 @@ def test_lora_slabs_are_parts_of_the_whole(tmp_path):
 def test_lora_update_of_many_columns_is_computed_in_blocks(rank):
     base, left = random_array(37, 5003), random_array(37, rank)
     right = random_array(rank, 5003)
-    tensor = LowRankUpdate(ArrayTensor(base), ArrayTensor(left), ArrayTensor(right), 0.5)
+    tensor = LowRankUpdate(ArrayTensor(base), ArrayTensor(left), ArrayTensor(right), 0.5, "adapter")
+    assert tensor.where == "base, with adapter"
     expected = base + 0.5 * (left.astype(np.float64) @ right)
     # A sum of `rank` products below 5 * 5, each addition rounded.
     bound = (rank + 3) * 2.0**-24 * rank * 25
