@@ -23,6 +23,7 @@ _REMARKS = frozenset(
         "_attn_implementation_autoset",
         "_commit_hash",
         "_flash_attn_2_enabled",
+        "_model_name_or_path",
         "_name_or_path",
         "architectures",
         "attn_implementation",

@@ -281,6 +281,7 @@ def test_hf_config_what_would_change_results_is_refused_with_its_value(changes):
 
 def test_hf_config_what_changes_nothing_is_accepted():
     harmless = {
+        "_model_name_or_path": "somewhere",
         "_name_or_path": "somewhere",
         "attention_dropout": 0.1,
         "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"},
