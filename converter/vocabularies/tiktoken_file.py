@@ -154,7 +154,6 @@ def _merges(ranks: Mapping[bytes, int]) -> list[tuple[str, str]]:
     for token in ranks:
         pairs = [(token[:i], token[i:]) for i in range(1, len(token))]
         pairs = [pair for pair in pairs if pair[0] in ranks and pair[1] in ranks]
-        pairs.sort(key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
         merges += [(_spelled(left), _spelled(right)) for left, right in pairs]
     return merges
 

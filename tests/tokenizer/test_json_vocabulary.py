@@ -43,7 +43,8 @@ def test_json_prefix_goes_where_the_file_puts_it(tmp_path, prepend, spelled):
     )
     found = ids(tokenizer, "hi<s>hi", add_special=False)
     assert [tokenizer.token_text(i) for i in found] == spelled
-    assert tokenizer.decode(found) == "hi<s>hi"
+    for text in ("hi<s>hi", "hi</s> hi"):
+        assert tokenizer.decode(ids(tokenizer, text, add_special=False)) == text
     assert tokenizer.decode(ids(tokenizer, "hi")) == "<s>hi"
 
 
@@ -98,6 +99,13 @@ def test_ids_behind_a_hole_stay_and_the_hole_is_filled(tmp_path):
     assert ids(tokenizer, "<far>") == [N_BPE + 3]
     assert tokenizer.decode([N_BPE + 1]) == f"[UNUSED_{N_BPE + 1}]"
     assert tokenizer.vocab_size == N_BPE + 4
+
+
+def test_ids_out_of_order_stay(tmp_path):
+    # The library numbers them in the order of the file.
+    swapped = [entry(N_BPE + 1, "<two>"), entry(N_BPE, "<one>")]
+    tokenizer = load(tmp_path, tokenizer_json=document(added_tokens=swapped))
+    assert ids(tokenizer, "<one><two>") == [N_BPE, N_BPE + 1]
 
 
 @pytest.mark.parametrize("text", ["hello world", "12 🦙"])

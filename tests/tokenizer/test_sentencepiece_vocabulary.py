@@ -78,6 +78,8 @@ def test_sentencepiece_prefix_goes_where_the_class_puts_it(tmp_path, settings, s
     assert [tokenizer.token_text(i) for i in found] == spelled
     assert tokenizer.decode(found) == text
     assert tokenizer.decode(ids(tokenizer, "hello")) == "<s>hello"
+    spaced = "hello</s> hello"
+    assert tokenizer.decode(ids(tokenizer, spaced, add_special=False)) == spaced
 
 
 def trained(**options):
