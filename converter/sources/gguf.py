@@ -25,7 +25,7 @@ from converter.sources.gguf_parts import read_parts
 from converter.sources.options import SourceOptions
 from converter.sources.views import interleaved_to_half_split
 from converter.tensor_map import check_tensors, from_gguf
-from converter.vocab import tokenizer_from_gguf
+from converter.vocabularies.gguf_fields import tokenizer_from_gguf
 from converter.wording import quoted
 from qllama.config import ModelConfig, TokenizerConfig
 from qllama.errors import ConversionError, TokenizerError, UnsupportedModelError

@@ -1,1 +1,1 @@
-"""Vocabulary files of checkpoints, one format a module, as the blob that a `.qlm` carries."""
+"""Vocabularies of checkpoints, one format a module, as the blob that a `.qlm` carries."""

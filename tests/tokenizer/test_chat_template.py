@@ -6,7 +6,7 @@ import pytest
 from chat_templates import CHATML, LLAMA_2, LLAMA_3, MISTRAL, SMOLLM2
 from tiny_vocab import bpe_fields, token_id
 
-from converter.vocab import tokenizer_from_gguf
+from converter.vocabularies.gguf_fields import tokenizer_from_gguf
 from qllama.errors import TokenizerError
 from qllama.tokenizer import ChatTemplate, load_tokenizer
 

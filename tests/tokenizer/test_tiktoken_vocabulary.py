@@ -120,7 +120,7 @@ def test_text_is_cut_and_merged_as_by_tiktoken(tmp_path, text):
     import tokenizers
 
     tokenizer = load(tmp_path)
-    # The pattern itself is tested against cuts made by hand, in test_vocab.
+    # The pattern itself is tested against cuts made by hand, in test_gguf_vocabulary.
     split = tokenizers.pre_tokenizers.Split(
         tokenizers.Regex(pre_tokenizer("llama3").steps[0]["pattern"]["Regex"]), "isolated"
     )

@@ -11,7 +11,7 @@ import pytest
 from bpe_reference import merge, smollm_pieces
 from tokenizer_texts import TEXTS
 
-from converter.vocab import tokenizer_from_gguf
+from converter.vocabularies.gguf_fields import tokenizer_from_gguf
 from qllama.tokenizer import ChatTemplate, StreamingDetokenizer, load_tokenizer
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_smollm2.json").read_text(encoding="utf-8"))

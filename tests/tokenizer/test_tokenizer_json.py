@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_vocab import CONTROL, NORMAL, UNUSED, bpe_fields, spell, token_id
 from tokenizer_texts import TEXTS
 
-from converter.vocab import tokenizer_from_gguf
+from converter.vocabularies.gguf_fields import tokenizer_from_gguf
 from qllama.config import TokenizerConfig
 from qllama.errors import TokenizerError
 from qllama.tokenizer import load_tokenizer

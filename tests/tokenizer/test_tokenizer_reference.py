@@ -7,7 +7,7 @@ import gguf
 import pytest
 from tokenizer_texts import TEXTS
 
-from converter.vocab import tokenizer_from_gguf
+from converter.vocabularies.gguf_fields import tokenizer_from_gguf
 from qllama.tokenizer import ChatTemplate, load_tokenizer
 
 pytestmark = pytest.mark.reference

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tiny_vocab import BYTE, CONTROL, UNUSED, USER_DEFINED, spm_fields, token_id
 from tokenizer_texts import TEXTS
 
-from converter.vocab import tokenizer_from_gguf
+from converter.vocabularies.gguf_fields import tokenizer_from_gguf
 from qllama.config import TokenizerConfig
 from qllama.errors import TokenizerError
 from qllama.tokenizer import StreamingDetokenizer, load_tokenizer

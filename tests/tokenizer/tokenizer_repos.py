@@ -9,7 +9,7 @@ from typing import Any
 
 from tiny_vocab import bpe_fields, spm_fields
 
-from converter.vocab import tokenizer_from_gguf
+from converter.vocabularies.gguf_fields import tokenizer_from_gguf
 from qllama.tokenizer.bytelevel import BYTE_OF_CHARACTER
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"

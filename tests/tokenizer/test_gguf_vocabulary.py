@@ -5,7 +5,7 @@ import tokenizers
 from tiny_vocab import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, bpe_fields, spm_fields
 from tiny_vocab import token_id as find
 
-from converter.vocab import tokenizer_from_gguf
+from converter.vocabularies.gguf_fields import tokenizer_from_gguf
 from qllama.errors import TokenizerError
 from qllama.tokenizer import load_tokenizer
 
