@@ -10,7 +10,7 @@ import pytest
 from test_hf_reference import TOKENS, random_model, save
 from tiny_gguf import HEADS, HIDDEN, INTERMEDIATE, KV_HEADS, LAYERS, write_gguf
 from tiny_gguf import VOCAB_SIZE as GGUF_VOCAB_SIZE
-from tiny_hf import write_tokenizer
+from tiny_hf import VOCAB_SIZE, write_tokenizer
 
 from converter.pipeline import convert
 from converter.sources.gguf import GgufSource
@@ -131,6 +131,23 @@ def test_lora_two_adapters_with_scales_are_those_of_peft(tmp_path):
     adapters = [(tmp_path / "a", 1.0), (tmp_path / "b", 0.5)]
     convert(directory, tmp_path / "m.qlm", type="f32", adapters=adapters)
     check_agree(tmp_path / "m.qlm", TOKENS, expected, base)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_lora_that_adds_tokens_is_that_of_peft(tmp_path, tied):
+    model = random_model("llama", {"tie_word_embeddings": tied})
+    directory = save(model, tmp_path / "m", "float32")
+    base = logits_of(model, TOKENS)
+    model.resize_token_embeddings(VOCAB_SIZE + 6)
+    whole = {"modules_to_save": ["embed_tokens", "lm_head"]}
+    expected = logits_of(train(model, tmp_path / "a", {**OWNER, **whole}), TOKENS)
+    assert expected.shape == (len(TOKENS), VOCAB_SIZE + 6)
+    write_tokenizer(tmp_path / "a")
+    convert(directory, tmp_path / "m.qlm", type="f32", adapters=[(tmp_path / "a", 1.0)])
+    with QlmFile.open(tmp_path / "m.qlm") as file:
+        found = forward(file, TOKENS)
+    assert float(np.abs(found - expected).max()) < 1e-3
+    assert float(np.abs(expected[:, :VOCAB_SIZE] - base).max()) > 0.1
 
 
 def test_lora_on_a_gguf_is_that_of_peft(tmp_path):

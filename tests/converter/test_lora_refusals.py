@@ -66,10 +66,35 @@ def head_and_updates():
             r"qkv_proj\.lora_B\.weight': expected 64 rows for this model, found 96",
         ),
         (
-            {"base_model.model.lm_head.weight": random_array(41, 32)},
+            {
+                **low_rank(projections(*TARGETS)),
+                "base_model.model.lm_head.weight": random_array(41, 32),
+            },
             {},
-            r"expected shape \(40, 32\) of the model's lm_head\.weight, found \(41, 32\); the "
-            "vocabulary was changed",
+            "the embedding has 40 tokens, the head 41; the adapter must hold both",
+        ),
+        (
+            {"base_model.model.lm_head.weight": random_array(39, 32)},
+            {},
+            r"expected shape \(40, 32\) of the model's lm_head\.weight, found \(39, 32\)",
+        ),
+        (
+            {"base_model.model.model.norm.weight": random_array(33)},
+            {},
+            r"expected shape \(32,\) of the model's model\.norm\.weight, found \(33,\)",
+        ),
+        (
+            {
+                "base_model.model.norm.weight": random_array(32),
+                "base_model.model.model.norm.weight": random_array(32),
+            },
+            {},
+            r"changes model\.norm\.weight twice, under two names",
+        ),
+        (
+            low_rank({Q_PROJ: (32, 32), Q_PROJ.removeprefix("model."): (32, 32)}),
+            {},
+            r"changes model\.layers\.0\.self_attn\.q_proj\.weight twice",
         ),
         (
             {"base_model.model.score.weight": random_array(2, 32)},
