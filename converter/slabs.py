@@ -24,8 +24,8 @@ from qllama.quant import BLOCK, TILE_ROWS, codec
 
 __all__ = ["Encoded", "Slab", "carried_type", "encoded", "prepare", "slabs_of"]
 
-# 8 MiB as float32: enough that Python's share of the time is nothing.
-_SLAB_VALUES = 1 << 21
+# 4 MiB as float32: enough that Python's share of the time is nothing.
+_SLAB_VALUES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

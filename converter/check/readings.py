@@ -109,24 +109,28 @@ class Probe:
         positions = (*range(n_near), *range(self.far, self.far + _N_WORDS))
         return [Text((*self.start, *words * 3), positions, reading) for words in self.lists]
 
-    def loss(self, weights: Weights, states: Sequence[F32]) -> Repetition:
-        """Measure how well one reading repeats.
+    def losses(self, weights: Weights, states: Sequence[F32]) -> list[Repetition]:
+        """Measure how well readings repeat.
 
         Parameters
         ----------
         weights : Weights
         states : sequence of float32, (n_tokens, hidden_size)
-            Of its `texts`, after the last layer.
+            Of the `texts` of one reading after another, after the last layer.
+
+        Returns
+        -------
+        list of Repetition
+            One a reading.
         """
-        near, far = [], []
-        for words, state in zip(self.lists, states, strict=True):
-            # The first word of a repetition cannot be foreseen; it foresees the second.
-            known = state[-2 * _N_WORDS :].reshape(2, _N_WORDS, -1)[:, :-1]
-            found = losses(weights, known.reshape(-1, state.shape[1]), words[1:] * 2)
-            at_once, later = np.split(found, 2)
-            near.append(at_once.mean())
-            far.append(later.mean())
-        return Repetition(float(np.median(near)), float(np.median(far)))
+        n_readings = len(states) // len(self.lists)
+        # The first word of a repetition cannot be foreseen; it foresees the second.
+        known = [s[-2 * _N_WORDS :].reshape(2, _N_WORDS, -1)[:, :-1] for s in states]
+        targets = [word for words in self.lists * n_readings for word in words[1:] * 2]
+        hidden_size = weights.config.hidden_size
+        found = losses(weights, np.concatenate(known).reshape(-1, hidden_size), targets)
+        by_list = found.reshape(n_readings, len(self.lists), 2, -1).mean(axis=-1)
+        return [Repetition(*median) for median in np.median(by_list, axis=1).tolist()]
 
 
 def alternatives(config: ModelConfig) -> list[Reading]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +144,7 @@ def _language_notices(
         )
     if probe is None:
         return
-    stated = probe.loss(weights, repeated)
+    (stated,) = probe.losses(weights, repeated)
     # A loss may be NaN, which nothing is true of.
     if not (stated.near <= _BROKEN * blind and stated.far <= _BROKEN * blind):
         _refuse_better_reading(weights, probe, stated, on_progress)
@@ -167,8 +166,8 @@ def _refuse_better_reading(
     """
     readings = alternatives(weights.config)
     texts = [text for reading in readings for text in probe.texts(reading)]
-    states = iter(_states(weights, texts, "comparing rotary embeddings", on_progress))
-    found = [probe.loss(weights, list(islice(states, len(probe.lists)))) for _ in readings]
+    states = _states(weights, texts, "comparing rotary embeddings", on_progress)
+    found = probe.losses(weights, states)
     blind = math.log(weights.config.vocab_size)
     if stated.near <= _BROKEN * blind:
         before, after, where = stated.far, [r.far for r in found], f" after {probe.far} tokens"

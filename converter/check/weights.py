@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
-from converter.in_order import in_order
 from converter.sources.base import SourceTensor
 from qllama.config import ModelConfig
 from qllama.format import QlmFile
@@ -72,9 +71,16 @@ class Weights(ABC):
         """Decode a matrix: yield the number of the first row, and float32 (rows, k)."""
         rows, k = self.shapes[name]
         step = max(1, _SLAB_VALUES // (TILE_ROWS * k)) * TILE_ROWS
-        starts = range(0, rows, step)
-        jobs = (partial(self.read, name, first, min(first + step, rows)) for first in starts)
-        yield from zip(starts, in_order(jobs, self._n_threads), strict=True)
+        starts = list(range(0, rows, step))
+
+        def decoded(first: int) -> F32:
+            return self.read(name, first, min(first + step, rows))
+
+        with ThreadPoolExecutor(self._n_threads) as pool:
+            # One slab a thread, then none: the products that follow take all cores.
+            for at in range(0, len(starts), self._n_threads):
+                together = starts[at : at + self._n_threads]
+                yield from zip(together, list(pool.map(decoded, together)), strict=True)
 
     def linear(self, x: F32, name: str) -> F32:
         """Multiply by a matrix: `x @ w.T`, with its bias where the model has one.

@@ -50,6 +50,7 @@ __all__ = ["command"]
 )
 @click.option("--expand", is_flag=True, help="Show every layer, also those that are alike.")
 @click.option("--tensors", is_flag=True, help="List every tensor too.")
+@click.option("--quality", is_flag=True, help="Show what quantizing cost, and the worst matrices.")
 @click.option(
     "--speed/--no-speed",
     default=True,
@@ -64,6 +65,7 @@ def command(
     threads: int | None,
     expand: bool,
     tensors: bool,
+    quality: bool,
     speed: bool,
     source_format: str | None,
     config: Path | None,
@@ -95,17 +97,21 @@ def command(
     facts = gather_facts(subject, contexts, machine=machine, expand=expand)
     if output_format == "json":
         data = facts.to_dict()
-        if not tensors:
+        if not (tensors or quality):
             del data["tensors"]
         text = json.dumps(data, indent=2, ensure_ascii=False)
     elif output_format == "mermaid":
         text = as_mermaid(facts)
     elif output_format == "markdown":
-        text = as_markdown(card.sections(facts, card.MARKDOWN_GUIDES, with_tensors=tensors))
+        text = as_markdown(
+            card.sections(facts, card.MARKDOWN_GUIDES, with_tensors=tensors, with_quality=quality)
+        )
     else:
         console = terminal()
         guides = card.ASCII_GUIDES if console.options.ascii_only else card.LINE_GUIDES
-        text = as_table(card.sections(facts, guides, with_tensors=tensors), console)
+        text = as_table(
+            card.sections(facts, guides, with_tensors=tensors, with_quality=quality), console
+        )
     # rich has left colours out where they do not belong.
     click.echo(text, color=True)
 

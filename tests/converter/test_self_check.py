@@ -191,14 +191,16 @@ def test_check_weighs_other_readings_only_where_the_stated_fails(
     monkeypatch.setattr(Probe, "of", lambda *_: probe)
     monkeypatch.setattr(readings, "_N_WORDS", 2)
     bad = Repetition(9.0, 9.0)
-    losses = [stated]
+    answers = [[stated]]
     if others is not None:
         config = GgufSource(source).config
-        losses += [
-            others.get(r.rows, bad) if r.rows != "kept" else others.get(r.rope_theta, bad)
-            for r in alternatives(config)
-        ]
-    monkeypatch.setattr(Probe, "loss", lambda *_: losses.pop(0))
+        answers.append(
+            [
+                others.get(r.rows if r.rows != "kept" else r.rope_theta, bad)
+                for r in alternatives(config)
+            ]
+        )
+    monkeypatch.setattr(Probe, "losses", lambda *_: answers.pop(0))
     monkeypatch.setattr(self_check, "looks_trained", lambda weights: True)
     if outcome in ("passes", "remark"):
         english, *repeats = convert(source, tmp_path / "out.qlm").notices
@@ -207,4 +209,4 @@ def test_check_weighs_other_readings_only_where_the_stated_fails(
     else:
         with pytest.raises(ConversionError, match=outcome):
             convert(source, tmp_path / "out.qlm")
-    assert losses == []
+    assert answers == []

@@ -9,6 +9,7 @@ from typing import Any
 from qllama.cli.inspection.costs import RunFacts
 from qllama.cli.inspection.facts import ModelFacts
 from qllama.cli.inspection.modules import ModuleFacts
+from qllama.cli.inspection.quality import quality_sections
 from qllama.cli.inspection.tables import Section, human_count, human_size, pairs
 
 __all__ = ["ASCII_GUIDES", "LINE_GUIDES", "MARKDOWN_GUIDES", "Guides", "sections"]
@@ -38,7 +39,9 @@ ASCII_GUIDES = Guides("|-", "`-", "| ", "  ")
 MARKDOWN_GUIDES = Guides("- ", "- ", "&nbsp;&nbsp;", "&nbsp;&nbsp;")
 
 
-def sections(facts: ModelFacts, guides: Guides, *, with_tensors: bool) -> list[Section]:
+def sections(
+    facts: ModelFacts, guides: Guides, *, with_tensors: bool, with_quality: bool = False
+) -> list[Section]:
     """Return the tables of a model card.
 
     Parameters
@@ -47,6 +50,8 @@ def sections(facts: ModelFacts, guides: Guides, *, with_tensors: bool) -> list[S
     guides : Guides
     with_tensors : bool
         List the tensors too.
+    with_quality : bool
+        Show what quantizing cost.
     """
     card = [
         pairs("Model", dict(_summary(facts))),
@@ -60,7 +65,9 @@ def sections(facts: ModelFacts, guides: Guides, *, with_tensors: bool) -> list[S
         pairs("Recipe", facts.recipe),
         pairs("Provenance", facts.provenance),
     ]
-    return [*card, _tensors(facts)] if with_tensors else card
+    if with_tensors:
+        card.append(_tensors(facts))
+    return [*card, *quality_sections(facts.tensors)] if with_quality else card
 
 
 def _summary(facts: ModelFacts) -> Iterator[tuple[str, str]]:
