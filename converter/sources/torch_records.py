@@ -190,6 +190,9 @@ def _ordered_dict(arguments: tuple[Any, ...]) -> dict[Any, Any]:
 def _size(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     match arguments:
         case (tuple(dims) | list(dims),):
+            # Of a long list, each of many calls in a small pickle would make a copy.
+            if len(dims) > _MAX_DIMENSIONS:
+                raise WrongArguments(f"{len(dims)} dimensions")
             return tuple(dims)
     raise WrongArguments("something that is not a shape")
 

@@ -353,6 +353,13 @@ def test_read_torch_file_tensor_of_nine_dimensions_is_refused(tmp_path):
     assert "9 dimensions" in error(save(tmp_path / "m.bin", {"w": view}))
 
 
+def test_read_torch_file_shape_of_more_dimensions_than_tensors_have_is_refused(tmp_path):
+    # Each call would copy the list: 18 bytes of pickle for as much memory as it likes.
+    code = b"ctorch\nSize\n](" + b"K\x01" * 9 + b"e\x85R"
+    expected = "calls torch.Size with 9 dimensions"
+    assert expected in error(Archive(b"\x80\x02" + code + b".", {}).write(tmp_path / "m.bin"))
+
+
 def test_read_torch_file_of_before_the_zip_format_is_read(tmp_path):
     view = View(MATRIX, (2, 4), (4, 1), 8)
     path = save_legacy(tmp_path / "m.bin", {"half": MATRIX.astype(np.float16), "view": view})
