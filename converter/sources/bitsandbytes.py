@@ -9,6 +9,7 @@ Reference: `bitsandbytes.nn.Linear8bitLt._save_to_state_dict`, its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -111,7 +112,11 @@ def joined_int8(raw: Mapping[str, SourceTensor]) -> dict[str, SourceTensor]:
 
 
 def _check_by_rows(layout: SourceTensor) -> None:
-    number = int(layout.read(0, 1)[0])
+    if math.prod(layout.shape) != 1 or not layout.source_type.startswith(("int", "uint")):
+        raise ConversionError(
+            f"{layout.where}: expected one integer, found {layout.source_type} {layout.shape}"
+        )
+    number = int(layout.read(0, 1).item())
     if number != 0:
         name = _LAYOUTS[number] if 0 <= number < len(_LAYOUTS) else str(number)
         raise UnsupportedModelError(

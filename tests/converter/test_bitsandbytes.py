@@ -111,6 +111,14 @@ def test_int8_without_a_format_is_by_rows(tmp_path, missing):
         ),
         ({f"{Q_PROJ}.weight_format": np.array(2, np.uint8)}, "in the order col_turing, expected"),
         ({f"{Q_PROJ}.weight_format": np.array(9, np.uint8)}, "in the order 9, expected row"),
+        *(
+            ({f"{Q_PROJ}.weight_format": wrong}, r"weight_format': expected one integer, found")
+            for wrong in (
+                np.zeros((1, 3), np.uint8),
+                np.zeros(0, np.uint8),
+                np.full(1, np.nan, np.float32),
+            )
+        ),
         (
             {"model.norm.weight_format": np.array(0, np.uint8)},
             r"norm\.weight_format': expected one of the types .*uint8",
