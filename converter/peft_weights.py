@@ -105,7 +105,8 @@ def read_adapter_weights(directory: Path, config: AdapterConfig) -> AdapterWeigh
             continue
         elif tensor and "lora_" not in inner and not copy:
             whole[f"{tensor[1]}.{tensor[3]}"] = _checked(array, 2 if tensor[3] == "weight" else 1)
-            if not tensor[2]:
+            # PEFT saves a module's weight from below its update as it was, its bias as trained.
+            if not tensor[2] or tensor[3] == "bias":
                 trained.append(f"{tensor[1]}.{tensor[3]}")
         else:
             unknown.append(name)

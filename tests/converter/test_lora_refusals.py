@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
 from lora_sample import (
+    CONFIG,
     Q_PROJ,
     TARGETS,
     base_model,
@@ -120,6 +123,22 @@ def test_lora_scale_with_replaced_tensors_is_refused(tmp_path):
     directory = write_adapter(tmp_path / "a", head_and_updates(), modules_to_save=["lm_head"])
     with pytest.raises(ConversionError, match=r"replaces lm_head\.weight whole.* 0\.5 "):
         with_adapter(base_model(), directory, 0.5)
+
+
+def test_lora_scale_with_trained_biases_of_updated_modules_is_refused(tmp_path):
+    source = base_model(replace(CONFIG, attention_bias=True))
+    arrays = low_rank(projections("q_proj"))
+    arrays[f"base_model.model.{Q_PROJ}.base_layer.bias"] = random_array(32)
+    directory = write_adapter(tmp_path / "a", arrays, target_modules=["q_proj"], bias="all")
+    with pytest.raises(ConversionError, match=rf"replaces {Q_PROJ}\.bias whole.* 0\.5 "):
+        with_adapter(source, directory, 0.5)
+
+
+def test_lora_scale_with_a_saved_base_layer_is_taken(tmp_path):
+    arrays = low_rank({"lm_head": (40, 32)})
+    arrays["base_model.model.lm_head.base_layer.weight"] = random_array(40, 32)
+    directory = write_adapter(tmp_path / "a", arrays, target_modules=["lm_head"])
+    with_adapter(base_model(), directory, 0.5)
 
 
 def test_lora_that_replaces_what_an_earlier_one_changed_is_refused(tmp_path):
