@@ -14,6 +14,7 @@ __all__ = [
     "ChecksumError",
     "ContextLengthError",
     "ConversionError",
+    "EvaluationError",
     "KernelError",
     "ModelNotFoundError",
     "OutOfMemoryError",
@@ -76,6 +77,10 @@ class TokenizerError(QllamaError):
 
 class ContextLengthError(QllamaError):
     """The tokens do not fit the context window."""
+
+
+class EvaluationError(QllamaError):
+    """A text is too short to score, or two models cannot be compared on it."""
 
 
 class SamplingError(QllamaError):

@@ -26,7 +26,7 @@ LAYERS = (
     ("generation",),
     ("api",),
     ("hub",),
-    ("bench",),
+    ("bench", "evaluation"),
     ("cli",),
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}

@@ -30,6 +30,7 @@ COMMANDS = (
     "verify",
     "tokenize",
     "bench",
+    "perplexity",
     "warmup",
 )
 

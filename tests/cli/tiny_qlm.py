@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,18 +55,20 @@ def tokenizer_json() -> bytes:
     return backend.to_str().encode()
 
 
-def write_tiny_qlm(path: Path) -> Path:
-    """Write the file to `path`."""
+def write_tiny_qlm(path: Path, *, vocab_size: int = 258, add_bos: bool = True) -> Path:
+    """Write the file to `path`; tokens past 257 have no spelling."""
     tokenizer = TokenizerConfig(
         "tokenizers",
         bos_token_id=BEGIN,
         eos_token_ids=(END,),
-        add_bos_token=True,
+        add_bos_token=add_bos,
         chat_template="{{ messages }}",
     )
+    config = replace(CONFIG, vocab_size=vocab_size)
+    specs = (replace(SPECS[0], shape=(vocab_size, 32)), *SPECS[1:])
     recipe = {"name": "q4"}
     provenance = {"source": "tiny.gguf", "sha256": "0" * 64}
-    with QlmWriter(path, CONFIG, tokenizer, tokenizer_json(), SPECS, recipe, provenance) as file:
-        for spec in SPECS:
+    with QlmWriter(path, config, tokenizer, tokenizer_json(), specs, recipe, provenance) as file:
+        for spec in specs:
             file.write(spec.name, np.zeros(tensor_n_bytes(spec), np.uint8))
     return path
