@@ -100,7 +100,7 @@ def config_from_hugging_face(
         What `config.json` holds.
     names : collection of str
         The checkpoint's tensors in Hugging Face's names, with or without `model.`: they tell
-        what no key does, biases and a head that is missing because it is tied.
+        what no key does, which biases there are.
 
     Raises
     ------
@@ -122,7 +122,6 @@ def config_from_hugging_face(
         )
     activation = config.text("hidden_act", "silu")
     theta, scaling = hf_rope.rope_from_hugging_face(config)
-    tied = config.flag("tie_word_embeddings", False) or "lm_head.weight" not in names
     fields = {
         "model_type": config.text("model_type"),
         "vocab_size": config.integer("vocab_size"),
@@ -136,7 +135,8 @@ def config_from_hugging_face(
         "rms_norm_eps": config.number("rms_norm_eps"),
         "rope_theta": theta,
         "rope_scaling": scaling,
-        "tie_word_embeddings": tied,
+        # The default of all five families.
+        "tie_word_embeddings": config.flag("tie_word_embeddings", False),
         "attention_bias": _has_biases(
             config, names, "attention_bias", "self_attn.q_proj.bias", family.qkv_bias
         ),

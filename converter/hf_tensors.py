@@ -81,6 +81,11 @@ def canonical_tensors(
         _check_tied(found)
         del found[HEAD]
     expected = expected_shapes(config)
+    if expected.keys() - found.keys() == {HEAD}:
+        raise ConversionError(
+            f"{where}: {HEAD} is missing, and no tie_word_embeddings: true says that it is the "
+            "embedding; fetch the file with it, or give a config.json that says so as --config"
+        )
     check_tensors(where, {name: tensor.shape for name, tensor in found.items()}, expected)
     return {name: found[name] for name in expected}
 

@@ -93,7 +93,7 @@ def hugging_face_values(
     vocab_size : int
         Rows of the embedding, for the files that say -1 or nothing.
     tied : bool
-        Whether the output matrix is missing or the embedding again.
+        Whether the output matrix is the embedding again.
 
     Raises
     ------

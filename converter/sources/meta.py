@@ -80,7 +80,8 @@ def open_checkpoint(path: Path, options: SourceOptions) -> OpenedSource:
     values = read_json_object(where)
     raw = _joined(files, parts)
     if is_params(values):
-        tied = HEAD not in raw or (EMBEDDING in raw and equal_values(raw[HEAD], raw[EMBEDDING]))
+        both = EMBEDDING in raw and HEAD in raw
+        tied = both and equal_values(raw[HEAD], raw[EMBEDDING])
         rows = raw[EMBEDDING].shape[0] if EMBEDDING in raw else 0
         values = hugging_face_values(where, values, rows, tied=tied)
     config = config_from_hugging_face(where, values, raw)

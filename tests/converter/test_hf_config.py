@@ -79,9 +79,13 @@ def test_hf_config_families_are_all_tested():
     assert set(FAMILIES) == {"llama", "mistral", "qwen2", "qwen3", "phi3"}
 
 
-def test_hf_config_missing_head_is_tied():
-    names = [name for name in shapes_of(LLAMA) if name != "lm_head.weight"]
-    assert config(names=names).tie_word_embeddings
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tied", [None, False, True])
+def test_hf_config_head_is_tied_only_where_the_config_says_so(family, tied):
+    shapes = shapes_of(config_of(model_type=family))
+    for names in (shapes, shapes.keys() - {"lm_head.weight"}):
+        found = config(model_type=family, tie_word_embeddings=tied, names=names)
+        assert found.tie_word_embeddings == bool(tied)
 
 
 LLAMA_3 = {

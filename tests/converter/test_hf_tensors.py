@@ -116,6 +116,13 @@ def test_hf_tensors_tied_head_of_its_own_is_refused(row, monkeypatch):
         canonical({"tie_word_embeddings": True}, weights)
 
 
+def test_hf_tensors_missing_head_that_nothing_ties_is_refused():
+    weights = random_weights(shapes_of(config_of()))
+    del weights["lm_head.weight"]
+    with pytest.raises(ConversionError, match=r"lm_head\.weight is missing, .*true.* --config$"):
+        canonical(None, weights)
+
+
 def test_hf_tensors_one_in_two_spellings_is_refused():
     norm = np.ones(64, np.float32)
     with pytest.raises(ConversionError, match=r"model\.norm\.weight is there twice"):

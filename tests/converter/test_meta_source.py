@@ -119,14 +119,17 @@ def test_meta_names_in_safetensors_are_taken_too(tmp_path, dtype):
 
 
 def test_meta_output_that_is_the_embedding_is_tied(tmp_path):
-    for name, shards in (
-        ("again", [META | {"output.weight": META["tok_embeddings.weight"]}]),
-        ("missing", [{n: t for n, t in META.items() if n != "output.weight"}]),
-    ):
-        source = open_source(write_meta(tmp_path / name, shards))
-        assert source.config.tie_word_embeddings
-        check(source, {n: t for n, t in TENSORS.items() if n != "lm_head.weight"})
+    again = META | {"output.weight": META["tok_embeddings.weight"]}
+    source = open_source(write_meta(tmp_path / "again", [again]))
+    assert source.config.tie_word_embeddings
+    check(source, {n: t for n, t in TENSORS.items() if n != "lm_head.weight"})
     assert not open_source(write_meta(tmp_path / "untied", [META])).config.tie_word_embeddings
+
+
+def test_meta_output_that_is_missing_is_refused(tmp_path):
+    shard = {name: tensor for name, tensor in META.items() if name != "output.weight"}
+    with pytest.raises(ConversionError, match=r"lm_head\.weight is missing"):
+        open_source(write_meta(tmp_path / "model", [shard]))
 
 
 def test_meta_config_is_taken_from_a_config_json_or_another_params_json(tmp_path):
