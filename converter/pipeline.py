@@ -150,7 +150,7 @@ def convert(
             writer.set_quality(tensor_name, figures.to_dict())
         hashed = hashes.finish(lambda done, total: report(f"hashing {name}", done, total))
         writer.set_provenance(job.provenance(hashed, origin))
-        notices = _checked(job, writer, quality, n_threads, report) if check else ()
+        notices = _checked(job, writer, quality, report) if check else ()
     seconds = time.perf_counter() - started
     return job.plan(writer.file_size).carried_out(quality, notices, seconds)
 
@@ -233,17 +233,13 @@ class _Job:
 
 
 def _checked(
-    job: _Job,
-    writer: QlmWriter,
-    quality: Mapping[str, Quality],
-    n_threads: int,
-    report: OnProgress,
+    job: _Job, writer: QlmWriter, quality: Mapping[str, Quality], report: OnProgress
 ) -> tuple[str, ...]:
     """Finish the file and check it, under its name for the time being."""
     from converter.check.self_check import self_check
 
     try:
-        return self_check(writer.finish(), job.source, quality, n_threads, report)
+        return self_check(writer.finish(), job.source, quality, report)
     except QllamaError as error:
         raise ConversionError(f"{job.path}: the conversion is not right: {error}") from error
 

@@ -32,7 +32,7 @@ _FAR = 1536
 # Bases that published models have.
 _THETAS = (1e4, 1e5, 5e5, 1e6)
 # Lengths of rows of independent Gaussian numbers spread by 1 / sqrt(2 k); those of
-# SmolLM2 by 20 times that.
+# SmolLM2 by 12 times that.
 _SPREAD = 3.0
 
 

@@ -23,9 +23,9 @@ from qllama.format import QlmFile
 from qllama.progress import OnProgress
 from qllama.tokenizer import ChatTemplate, Tokenizer, load_tokenizer
 
-__all__ = ["self_check"]
+__all__ = ["TEXT", "self_check"]
 
-_TEXT = (
+TEXT = (
     "The sun rises in the east and sets in the west. In the morning people wake up, have "
     "breakfast and go to work or to school, and in the evening they come home again."
 )
@@ -43,7 +43,6 @@ def self_check(
     path: Path,
     source: CheckpointSource,
     quality: Mapping[str, Quality],
-    n_threads: int,
     on_progress: OnProgress,
 ) -> tuple[str, ...]:
     """Check a file that was just written from `source`.
@@ -55,8 +54,6 @@ def self_check(
     source : CheckpointSource
     quality : mapping
         What quantizing cost each matrix.
-    n_threads : int
-        That decode.
     on_progress : callable
         Told of layers.
 
@@ -73,13 +70,13 @@ def self_check(
         When it cannot be read.
     """
     with QlmFile.open(path) as file:
-        stored = StoredWeights(file, n_threads)
+        stored = StoredWeights(file)
         tokenizer = load_tokenizer(file.tokenizer, file.tokenizer_blob)
         notices = [*_tokenizer_notices(tokenizer, file.config.vocab_size)]
-        tokens = tokenizer.encode(_TEXT, add_special=True, parse_special=False, add_eos=False)
+        tokens = tokenizer.encode(TEXT, add_special=True, parse_special=False, add_eos=False)
         tokens = tokens[: min(_MAX_TOKENS, file.config.max_position_embeddings)]
         text = Text(tokens, range(len(tokens)), Reading(file.config.rope_theta))
-        unquantized = SourceWeights(source.config, source.tensors, n_threads)
+        unquantized = SourceWeights(source.config, source.tensors)
         _compare_states(stored, unquantized, text, quality)
         if looks_trained(stored):
             notices += _language_notices(stored, tokenizer, text, on_progress)
@@ -88,24 +85,24 @@ def self_check(
 
 def _tokenizer_notices(tokenizer: Tokenizer, vocab_size: int) -> Iterator[str]:
     """Round-trip the text, and render the chat template."""
-    ids = tokenizer.encode(_TEXT, add_special=False, parse_special=False)
+    ids = tokenizer.encode(TEXT, add_special=False, parse_special=False)
     if max(ids) >= vocab_size:
         raise ConversionError(
             f"the tokenizer gives the id {max(ids)}, but the model has {vocab_size} tokens; "
             "it belongs to another model"
         )
-    if (found := tokenizer.decode(ids)) != _TEXT:
+    if (found := tokenizer.decode(ids)) != TEXT:
         if tokenizer.config.unk_token_id not in ids:
-            raise ConversionError(f"the tokenizer turns {_TEXT[:40]!r} into {found[:40]!r}")
+            raise ConversionError(f"the tokenizer turns {TEXT[:40]!r} into {found[:40]!r}")
         yield "the tokenizer does not know all letters of English"
     if tokenizer.config.chat_template is None:
         return
     try:
-        shown = ChatTemplate.of(tokenizer).render([{"role": "user", "content": _TEXT}])
+        shown = ChatTemplate.of(tokenizer).render([{"role": "user", "content": TEXT}])
     except TokenizerError as error:
         yield f"chat will not work: {error}"
     else:
-        if _TEXT not in shown:
+        if TEXT not in shown:
             yield "chat will not work: the chat template leaves the user's message out"
 
 

@@ -1,14 +1,13 @@
 """Weights in float32, a slab of rows at a time: of the source, and of the file made from it.
 
-Owns the reading. No matrix is mapped, so that memory stays at a few slabs.
+Owns the reading. No matrix is mapped, so that memory stays at a slab.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +21,8 @@ from qllama.quant import TILE_ROWS
 __all__ = ["SourceWeights", "StoredWeights", "Weights"]
 
 F32 = npt.NDArray[np.float32]
-# 4 MiB as float32: stays in cache from where it is decoded to where it is multiplied.
-_SLAB_VALUES = 1 << 20
+# 2 MiB as float32: stays in cache from where it is decoded to where it is multiplied.
+_SLAB_VALUES = 1 << 19
 
 
 class Weights(ABC):
@@ -34,16 +33,11 @@ class Weights(ABC):
     config : ModelConfig
     shapes : mapping
         Of every tensor, by its name.
-    n_threads : int
-        That decode.
     """
 
-    def __init__(
-        self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], n_threads: int
-    ) -> None:
+    def __init__(self, config: ModelConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.config = config
         self.shapes = shapes
-        self._n_threads = n_threads
 
     @abstractmethod
     def read(self, name: str, start: int, stop: int) -> F32:
@@ -67,20 +61,16 @@ class Weights(ABC):
             values[i] = self.read(name, first, min(first + TILE_ROWS, n_rows))[row - first]
         return values
 
-    def slabs(self, name: str) -> Generator[tuple[int, F32], None, None]:
-        """Decode a matrix: yield the number of the first row, and float32 (rows, k)."""
+    def slabs(self, name: str) -> Iterator[tuple[int, F32]]:
+        """Decode a matrix: yield the number of the first row, and float32 (rows, k).
+
+        By the calling thread alone: beside the library of the products, whose threads wait
+        for more by spinning, others get no core.
+        """
         rows, k = self.shapes[name]
         step = max(1, _SLAB_VALUES // (TILE_ROWS * k)) * TILE_ROWS
-        starts = list(range(0, rows, step))
-
-        def decoded(first: int) -> F32:
-            return self.read(name, first, min(first + step, rows))
-
-        with ThreadPoolExecutor(self._n_threads) as pool:
-            # One slab a thread, then none: the products that follow take all cores.
-            for at in range(0, len(starts), self._n_threads):
-                together = starts[at : at + self._n_threads]
-                yield from zip(together, list(pool.map(decoded, together)), strict=True)
+        for first in range(0, rows, step):
+            yield first, self.read(name, first, min(first + step, rows))
 
     def linear(self, x: F32, name: str) -> F32:
         """Multiply by a matrix: `x @ w.T`, with its bias where the model has one.
@@ -106,10 +96,8 @@ class Weights(ABC):
 class SourceWeights(Weights):
     """Tensors of a checkpoint, before quantizing; see `Weights`."""
 
-    def __init__(
-        self, config: ModelConfig, tensors: Mapping[str, SourceTensor], n_threads: int
-    ) -> None:
-        super().__init__(config, {name: t.shape for name, t in tensors.items()}, n_threads)
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, SourceTensor]) -> None:
+        super().__init__(config, {name: t.shape for name, t in tensors.items()})
         self._tensors = tensors
 
     def read(self, name: str, start: int, stop: int) -> F32:
@@ -124,8 +112,8 @@ class SourceWeights(Weights):
 class StoredWeights(Weights):
     """Tensors of a `.qlm` file; see `Weights`."""
 
-    def __init__(self, file: QlmFile, n_threads: int) -> None:
-        super().__init__(file.config, {n: t.shape for n, t in file.tensors.items()}, n_threads)
+    def __init__(self, file: QlmFile) -> None:
+        super().__init__(file.config, {name: t.shape for name, t in file.tensors.items()})
         self._file = file
 
     def read(self, name: str, start: int, stop: int) -> F32:

@@ -58,8 +58,8 @@ def test_forward_equals_the_reference(files, monkeypatch):
         text = Text(TOKENS, range(len(TOKENS)), Reading(file.config.rope_theta))
         other = Text((1, 2, 3), (0, 1, 2), text.reading)
         for weights in (
-            StoredWeights(file, 2),
-            SourceWeights(opened.config, opened.tensors, 2),
+            StoredWeights(file),
+            SourceWeights(opened.config, opened.tensors),
         ):
             _, states = hidden_states(weights, [other, text], 2, silent)
             found = losses(weights, states[:-1], TOKENS[1:])
@@ -70,7 +70,7 @@ def test_forward_equals_the_reference(files, monkeypatch):
 
 def test_forward_reading_undoes_a_wrong_order_of_rows(tmp_path):
     source = GgufSource(write_gguf(tmp_path / "m.gguf", extra=NORMS))
-    right = SourceWeights(source.config, source.tensors, 1)
+    right = SourceWeights(source.config, source.tensors)
     text = Text(TOKENS, range(len(TOKENS)), Reading(1e4))
     (expected,) = hidden_states(right, [text], 2, silent)
     for name, tensor in source.tensors.items():
@@ -90,7 +90,7 @@ def test_forward_reading_undoes_a_wrong_order_of_rows(tmp_path):
 
 def test_forward_distance_between_words_counts(tmp_path):
     source = GgufSource(write_gguf(tmp_path / "m.gguf", extra=NORMS))
-    weights = SourceWeights(source.config, source.tensors, 1)
+    weights = SourceWeights(source.config, source.tensors)
     texts = [
         Text(TOKENS, positions, Reading(1e4))
         for positions in (range(8), range(50, 58), (*range(7), 100))
@@ -108,7 +108,7 @@ def test_weights_of_a_file_are_its_own(tmp_path, preset, monkeypatch):
     convert(write_gguf(tmp_path / "m.gguf"), tmp_path / "m.qlm", type=preset, check=False)
     name = "model.embed_tokens.weight"
     with QlmFile.open(tmp_path / "m.qlm") as file:
-        weights, expected = StoredWeights(file, 2), file.matrix(name)
+        weights, expected = StoredWeights(file), file.matrix(name)
         np.testing.assert_array_equal(weights.rows(name, [269, 0, 17]), expected[[269, 0, 17]])
         starts, slabs = zip(*weights.slabs(name), strict=True)
         assert starts == tuple(range(0, 270, 16))

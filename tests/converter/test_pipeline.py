@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from test_gguf_source import expected_tensors
 from tiny_gguf import HEADS, to_half_split, write_gguf
 
 from converter import slabs
+from converter.check import weights
 from converter.naming import default_out_path
 from converter.pipeline import convert
 from qllama.errors import ConversionError, TokenizerError, UnsupportedModelError
@@ -93,6 +95,22 @@ def test_convert_thread_count_and_slab_size_change_no_byte(tmp_path, source, mon
     monkeypatch.setattr(slabs, "_SLAB_VALUES", 1)
     convert(source, tmp_path / "b.qlm", n_threads=3)
     assert (tmp_path / "a.qlm").read_bytes() == (tmp_path / "b.qlm").read_bytes()
+
+
+def test_convert_memory_is_a_few_slabs_however_big_the_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(slabs, "_SLAB_VALUES", 1 << 14)
+    monkeypatch.setattr(weights, "_SLAB_VALUES", 1 << 14)
+    # 16 MiB of which no more than some 64 KiB are needed at once.
+    big = {"token_embd.weight": np.ones((16384, 256), np.float32)}
+    peaks = {}
+    for name, extra in (("small", {}), ("big", big)):
+        source = write_gguf(tmp_path / f"{name}.gguf", extra=extra)
+        convert(source, tmp_path / "warm.qlm")
+        tracemalloc.start()
+        convert(source, tmp_path / "out.qlm")
+        peaks[name] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks["big"] - peaks["small"] < 2 << 20
 
 
 def test_convert_provenance_tells_the_source(tmp_path, source):

@@ -139,7 +139,7 @@ def test_check_trained_weights_are_told_from_random_ones(smollm2_q4, source, tmp
     convert(source, tmp_path / "random.qlm")
     for path, trained in ((smollm2_q4, True), (tmp_path / "random.qlm", False)):
         with QlmFile.open(path) as file:
-            assert looks_trained(StoredWeights(file, 1)) is trained
+            assert looks_trained(StoredWeights(file)) is trained
 
 
 def test_probe_lists_hold_different_words_three_times(smollm2_q4):

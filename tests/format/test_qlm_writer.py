@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from qlm_sample import SPECS, contents, split, write_sample, writer
@@ -156,3 +158,25 @@ def test_writer_provenance_may_become_known_late(tmp_path):
         with pytest.raises(ConversionError, match=r"m\.qlm: provenance: expected at most 17 bytes"):
             file.set_provenance({"sha256": "abcde"})
     assert QlmFile.open(path).provenance == {"sha256": "abcd"}
+
+
+def test_writer_finished_file_can_be_read_before_it_has_its_name(tmp_path):
+    path = tmp_path / "m.qlm"
+    with writer(path, tensors=TWO) as file:
+        file.write("a", bytes(8))
+        with pytest.raises(ConversionError, match="tensor 'b': expected 12 bytes, found 0"):
+            file.finish()
+        file.write("b", bytes(12))
+        temporary = file.finish()
+        assert not path.exists()
+        QlmFile.open(temporary).verify()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m.qlm"]
+
+
+def test_writer_finished_file_may_still_be_refused(tmp_path):
+    with suppress(KeyError), writer(tmp_path / "m.qlm", tensors=TWO) as file:
+        file.write("a", bytes(8))
+        file.write("b", bytes(12))
+        file.finish()
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
