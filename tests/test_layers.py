@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -126,6 +127,15 @@ def test_layers_source_file_imports_only_downward(path):
 def test_layers_every_module_belongs_to_one():
     names = [module_name(path) for path in SOURCES]
     assert {name.split(".")[1] for name in names if name.startswith("qllama.")} <= set(RANK)
+
+
+def test_layers_contributing_says_what_the_converter_uses():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    said = re.search("`converter` stands beside them: .*?; only (.*?) call", text, re.DOTALL)
+    below = {name for row in LAYERS[: 1 + LAYERS.index(("format",))] for name in row}
+    used = set(re.findall("`([^`]+)`", said[0])) - {"converter", "format"}
+    assert used == set(CONVERTER_USES) - below | set(CONVERTER_CALLERS)
+    assert re.findall("`([^`]+)`", said[1]) == list(CONVERTER_CALLERS)
 
 
 @pytest.mark.parametrize(
