@@ -23,6 +23,8 @@ from qllama.tensors import EMBEDDING, FINAL_NORM, HEAD, ROPE_DIVISORS
 __all__ = ["Reading", "Text", "hidden_states", "losses"]
 
 F32 = npt.NDArray[np.float32]
+# Where weights are damaged, infinities and NaNs are what the caller looks for.
+_of_any_weights = np.errstate(over="ignore", invalid="ignore")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Text:
     reading: Reading
 
 
+@_of_any_weights
 def hidden_states(
     weights: Weights,
     texts: Sequence[Text],
@@ -138,14 +141,12 @@ def hidden_states(
         x = x + weights.linear(attended, attention + "o_proj")
         n = normed(x, layer + "post_attention_layernorm")
         gate, up = (weights.linear(n, layer + f"mlp.{name}_proj") for name in ("gate", "up"))
-        # Where weights are damaged, infinities are what the caller looks for.
-        with np.errstate(over="ignore", invalid="ignore"):
-            hidden = ops.swiglu(gate, up)
-        x = x + weights.linear(hidden, layer + "mlp.down_proj")
+        x = x + weights.linear(ops.swiglu(gate, up), layer + "mlp.down_proj")
     on_layer(n_layers, n_layers)
     return [x[span] for span in spans]
 
 
+@_of_any_weights
 def losses(weights: Weights, states: F32, targets: Sequence[int]) -> npt.NDArray[np.float64]:
     """How unlikely the model finds tokens, in nats.
 

@@ -34,6 +34,8 @@ _COMPARED_LAYERS = 2
 # Ten times the error of the worst matrix: states sum up the errors of a dozen matrices, and
 # an outlier among them. A wrong tensor or order of rows is off by 100 % and more.
 _ERROR_GROWTH, _LEAST_ERROR, _MOST_ERROR = 10.0, 1e-3, 0.5
+# Shorter than any state but one of zeros.
+_NO_LENGTH = 1e-30
 # In parts of the loss of a blind guess, ln(vocab_size): what no model does that is read
 # rightly, and what one does.
 _BROKEN, _WORKING = 0.8, 0.6
@@ -115,7 +117,14 @@ def _compare_states(
         hidden_states(weights, [text], n_layers, lambda done, total: None)[0].astype(np.float64)
         for weights in (stored, unquantized)
     )
-    error = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    if not np.isfinite(expected).all():
+        raise ConversionError(
+            f"after {n_layers} layers the checkpoint's own states are not finite: its weights "
+            "are damaged, or too large for float32; download it again"
+        )
+    difference, length = (np.linalg.norm(x, axis=1) for x in (found - expected, expected))
+    # States of zeros, such as those of a BOS without an embedding, must stay zeros.
+    error = difference / np.maximum(length, _NO_LENGTH)
     worst = max(figures.relative_rmse for figures in quality.values())
     allowed = min(_ERROR_GROWTH * worst + _LEAST_ERROR, _MOST_ERROR)
     if not (typical := float(np.median(error))) <= allowed:

@@ -59,6 +59,39 @@ def test_check_rows_stored_in_another_order_are_refused(tmp_path, source, preset
     assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
 
 
+def embedding_of_zeros(tokens):
+    values = np.random.default_rng(0).standard_normal((270, 256), np.float32) * np.float32(0.05)
+    values[tokens] = 0
+    return {"token_embd.weight": values}
+
+
+@pytest.mark.parametrize("only_first", [True, False])
+@pytest.mark.filterwarnings("error")
+def test_check_embeddings_of_zeros_pass(tmp_path, source, only_first):
+    tokens = tokenizer_of(source).encode(self_check._TEXT, add_special=True, parse_special=False)
+    zeros = embedding_of_zeros(tokens[:1] if only_first else tokens)
+    write_gguf(source, extra=zeros)
+    assert convert(source, tmp_path / "out.qlm").notices == ()
+
+
+def test_check_zeros_that_became_something_else_are_refused(tmp_path, monkeypatch):
+    source = write_gguf(tmp_path / "m.gguf", extra=embedding_of_zeros(range(270)))
+    quantize = slabs.quantize
+    monkeypatch.setattr(slabs, "quantize", lambda type, w, n: quantize(type, w + 1, n))
+    monkeypatch.setattr(slabs, "quantization_error", lambda type, w, data: np.zeros((1, 5)))
+    with pytest.raises(ConversionError, match="this is a bug in qllama"):
+        convert(source, tmp_path / "out.qlm", type="f32")
+
+
+@pytest.mark.filterwarnings("error")
+def test_check_weights_that_overflow_are_the_checkpoint_s_fault(tmp_path):
+    large = np.full((512, 256), 1e25, np.float32)
+    names = ("blk.0.ffn_gate.weight", "blk.0.ffn_up.weight")
+    source = write_gguf(tmp_path / "m.gguf", extra=dict.fromkeys(names, large))
+    with pytest.raises(ConversionError, match=r"checkpoint's own states are not finite: its wei"):
+        convert(source, tmp_path / "out.qlm", type="f32")
+
+
 def test_check_that_is_switched_off_is_not_made(tmp_path, source, monkeypatch):
     monkeypatch.setattr(self_check, "_compare_states", lambda *_: pytest.fail("it was checked"))
     convert(source, tmp_path / "out.qlm", check=False)
