@@ -17,6 +17,7 @@ from converter.tokenizer_settings import TokenizerSettings
 from converter.vocabularies.base import Vocabulary, unused, without_rowless_padding
 from converter.wording import quoted
 from qllama.errors import TokenizerError
+from qllama.tokenizer.foreign import failures_told
 
 if TYPE_CHECKING:
     import tokenizers
@@ -87,13 +88,9 @@ def read_tokenizer_json(path: Path, settings: TokenizerSettings, vocab_size: int
 def _load(path: Path, blob: bytes) -> tokenizers.Tokenizer:
     import tokenizers
 
-    try:
+    what = f"{path}: the tokenizers library {tokenizers.__version__} cannot read it"
+    with failures_told(what, "download the file again, or update the library"):
         return tokenizers.Tokenizer.from_buffer(blob)
-    except Exception as e:  # the library raises bare Exceptions
-        raise TokenizerError(
-            f"{path}: the tokenizers library {tokenizers.__version__} cannot read it: "
-            f"{' '.join(str(e).split())}; download the file again, or update the library"
-        ) from None
 
 
 def _own_added_tokens(

@@ -246,6 +246,6 @@ class BaseTokenizer(ABC):
         """Return the bytes of a token, not one of `added`, that is spelled `spelled`."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """Return the message of another library's error as our own are: on one line."""
     return " ".join(str(error).split()) or type(error).__name__

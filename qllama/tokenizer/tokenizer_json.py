@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import re
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from qllama.config import TokenizerConfig
 from qllama.errors import TokenizerError
-from qllama.tokenizer.base import BaseTokenizer, one_line
+from qllama.tokenizer.base import BaseTokenizer
 from qllama.tokenizer.bytelevel import BYTE_OF_CHARACTER
+from qllama.tokenizer.foreign import failures_told
 
 if TYPE_CHECKING:
     import tokenizers
 
 __all__ = ["JsonTokenizer"]
+
+_failures_told = partial(failures_told, "tokenizer.json", "convert the model again")
 
 _SPACE = "▁"
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")
@@ -46,12 +50,8 @@ class JsonTokenizer(BaseTokenizer):
     def __init__(self, config: TokenizerConfig, blob: bytes) -> None:
         import tokenizers
 
-        try:
+        with _failures_told():
             backend = tokenizers.Tokenizer.from_buffer(blob)
-        except Exception as error:  # the library raises bare Exceptions
-            raise TokenizerError(
-                f"tokenizer.json: {one_line(error)}; convert the model again"
-            ) from None
         backend.no_truncation()
         backend.no_padding()
         added = backend.get_added_tokens_decoder()
@@ -76,7 +76,8 @@ class JsonTokenizer(BaseTokenizer):
         # The switch is state of the backend, so switching and encoding are one step.
         with self._lock:
             self._backend.encode_special_tokens = not parse_special
-            return self._backend.encode(text, add_special_tokens=False).ids
+            with _failures_told():
+                return self._backend.encode(text, add_special_tokens=False).ids
 
     def _spelling(self, token_id: int) -> str | None:
         return self._backend.id_to_token(token_id)
@@ -96,10 +97,12 @@ class JsonTokenizer(BaseTokenizer):
 
 def _adds_space(backend: tokenizers.Tokenizer, text: str, position: int) -> bool:
     """Whether the token at `position` of `text`, which has no space, begins with one."""
-    spelled = backend.encode(text, add_special_tokens=False).tokens
+    with _failures_told():
+        spelled = backend.encode(text, add_special_tokens=False).tokens
     return len(spelled) > position and spelled[position].startswith((_SPACE, "Ġ"))
 
 
 def _decode(backend: tokenizers.Tokenizer, *tokens: str) -> str:
     """Return what the backend's decoder makes of vocabulary entries."""
-    return backend.decoder.decode(list(tokens)) if backend.decoder else ""
+    with _failures_told():
+        return backend.decoder.decode(list(tokens)) if backend.decoder else ""

@@ -219,6 +219,11 @@ MALFORMED = [
     ({"tokenizer_json": b"{"}, r"tokenizer\.json: expected JSON"),
     ({"tokenizer_json": {"config": {}, "vocab": []}}, r"found the keys \['config', 'vocab'\]"),
     ({"tokenizer_json": {"model": {}}}, "tokenizers library .* cannot read it"),
+    # Over which the library panics.
+    (
+        {"tokenizer_json": {**BPE, "model": {**BPE["model"], "continuing_subword_prefix": "####"}}},
+        r"tokenizers library .* cannot read it: range end index .*; download the file again",
+    ),
     ({"tokenizer_json": {**BPE, "decoder": None}}, "expected a decoder of kind ByteLevel"),
     (
         {"tokenizer_json": BPE, "tokenizer_config_json": b"[]"},

@@ -287,6 +287,11 @@ def test_load_ids_with_a_hole_vocab_size_covers_the_highest():
         _document(model={"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}),
         _document(decoder={"type": "WordPiece", "prefix": "##", "cleanup": True}),
         _document(decoder=None),
+        # Over this one the library panics.
+        _document(
+            model={"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}
+            | {"continuing_subword_prefix": "####"}
+        ),
     ],
 )
 def test_load_malformed_blob_raises_one_line(blob):
