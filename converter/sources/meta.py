@@ -13,6 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from converter.hf_config import config_from_hugging_face
 from converter.hf_tensors import canonical_tensors, check_is_float, equal_values
 from converter.json_files import read_json_object
@@ -48,6 +50,10 @@ _LAYER_NAMES = {
 }
 # Rotary frequencies, which follow from the config.
 _SUPERFLUOUS = ("rope.freqs",)
+
+# Llama 3 70B has copies that drifted apart in training, by up to 0.01 each value
+# (AI-Hypercomputer/jetstream-pytorch, pull request 101).
+_MAX_DRIFT = 0.1
 
 # Matrices of which each shard has some columns; of all others it has some rows.
 _BY_COLUMNS = (".self_attn.o_proj.", ".mlp.down_proj.")
@@ -177,6 +183,8 @@ def _together(name: str, parts: Sequence[SourceTensor], norm: SourceTensor | Non
                 f"{part.where}: expected the shape {parts[0].shape} that it has in the first "
                 f"shard, found {part.shape}"
             )
+    if len(parts[0].shape) == 1:
+        _check_copies(parts)
     if len(parts[0].shape) != 2:
         return parts[0]
     # Llama 1 and 2 split the embedding by columns, Llama 3 by rows: whose are whole.
@@ -184,6 +192,18 @@ def _together(name: str, parts: Sequence[SourceTensor], norm: SourceTensor | Non
     if any(part in name for part in _BY_COLUMNS) or (name == EMBEDDING and not whole_rows):
         return Columns(parts)
     return Stacked(parts)
+
+
+def _check_copies(parts: Sequence[SourceTensor]) -> None:
+    """Refuse a shard of another model: it has other norms, though of the same shape."""
+    first = parts[0].read(0, parts[0].shape[0])
+    for part in parts[1:]:
+        difference = np.linalg.norm(part.read(0, part.shape[0]) - first)
+        if difference > _MAX_DRIFT * np.linalg.norm(first):
+            raise ConversionError(
+                f"{part.where}: expected a copy of {parts[0].where}, found other values; "
+                "the files are not of one download"
+            )
 
 
 def _check_all_parts(

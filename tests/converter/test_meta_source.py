@@ -177,6 +177,25 @@ def test_meta_shards_that_do_not_fit_are_refused(tmp_path):
         open_source(write_meta(tmp_path / "other", shards))
 
 
+@pytest.mark.parametrize("name", ["norm.weight", "layers.1.attention_norm.weight"])
+def test_meta_shards_of_two_models_are_refused(tmp_path, name):
+    shards = meta_shards(META, 4)
+    shards[2][name] = shards[2][name][::-1] * 2
+    with pytest.raises(
+        ConversionError,
+        match=rf"consolidated\.02\.pth: tensor '{name}': .*consolidated\.00\.pth.* one download",
+    ) as caught:
+        open_source(write_meta(tmp_path / "model", shards))
+    assert "\n" not in str(caught.value)
+
+
+def test_meta_copies_of_a_norm_that_drifted_apart_in_training_are_the_first(tmp_path):
+    shards = meta_shards(META, 2)
+    for name in [name for name in shards[1] if "norm" in name]:
+        shards[1][name] = shards[1][name] * shards[1][name].dtype.type(1.05)
+    check(open_source(write_meta(tmp_path / "model", shards)))
+
+
 @pytest.mark.parametrize(
     ("name", "array", "expected"),
     [
