@@ -1,7 +1,7 @@
 """The tensors of a checkpoint that has Hugging Face's names, made canonical.
 
 Owns the spellings of those names, what is superfluous, and the undoing of fused
-matrices. Reads no tensor but an output head that should be the embedding.
+matrices. Reads no tensor.
 
 Reference: the modules of transformers 5.23 for the families of `hf_config`.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from converter.sources.base import SourceTensor
 from converter.sources.stored import StoredArray
 from converter.sources.strided import StridedArray
-from converter.sources.views import RowSlice
+from converter.sources.views import RowSlice, StoredTwice
 from converter.tensor_map import check_tensors
 from qllama.config import ModelConfig
 from qllama.errors import ConversionError
@@ -78,8 +78,7 @@ def canonical_tensors(
         found[name] = tensor
     _split_fused(found, config)
     if config.tie_word_embeddings and HEAD in found:
-        _check_tied(found)
-        del found[HEAD]
+        _drop_tied(found)
     expected = expected_shapes(config)
     if expected.keys() - found.keys() == {HEAD}:
         raise ConversionError(
@@ -158,11 +157,15 @@ def _split_fused(tensors: dict[str, SourceTensor], config: ModelConfig) -> None:
                 start += n
 
 
-def _check_tied(tensors: Mapping[str, SourceTensor]) -> None:
-    """Refuse a head that is not the embedding, where the config says that it is."""
-    head, embedding = tensors[HEAD], tensors.get(EMBEDDING)
-    if embedding is not None and not equal_values(head, embedding):
-        raise ConversionError(
-            f"{head.where}: differs from {EMBEDDING}, although tie_word_embeddings is true; "
-            "set it to false to keep both"
-        )
+def _drop_tied(tensors: dict[str, SourceTensor]) -> None:
+    """Leave out the head, and have it compared with the embedding wherever that is read."""
+    head, embedding = tensors.pop(HEAD), tensors.get(EMBEDDING)
+    if embedding is None:
+        return
+    differs = (
+        f"{head.where}: differs from {EMBEDDING}, although tie_word_embeddings is true; "
+        "set it to false to keep both"
+    )
+    if head.shape != embedding.shape:
+        raise ConversionError(differs)
+    tensors[EMBEDDING] = StoredTwice(embedding, head, differs)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.sources.base import SourceTensor
+from qllama.errors import ConversionError
 
 __all__ = [
     "Columns",
@@ -20,6 +21,7 @@ __all__ = [
     "Reordered",
     "RowSlice",
     "Stacked",
+    "StoredTwice",
     "Transposed",
     "interleaved_to_half_split",
 ]
@@ -165,6 +167,40 @@ class Transposed(SourceTensor):
         for first in range(0, k, step):
             last = min(first + step, k)
             values[:, first:last] = self._tensor.read(first, last)[:, start:stop].T
+        return values
+
+
+class StoredTwice(SourceTensor):
+    """A tensor of which the checkpoint has a copy: reading it reads and compares both.
+
+    Parameters
+    ----------
+    tensor, copy : SourceTensor
+        Of one shape.
+    differs : str
+        The error where they differ.
+    """
+
+    def __init__(self, tensor: SourceTensor, copy: SourceTensor, differs: str) -> None:
+        self._tensor = tensor
+        self._copy = copy
+        self._differs = differs
+        self.where = tensor.where
+        self.shape = tensor.shape
+        self.source_type = tensor.source_type
+        self.n_bytes = tensor.n_bytes
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Decode rows `start` to `stop` - 1; see `SourceTensor.read`.
+
+        Raises
+        ------
+        ConversionError
+            When these rows are others in the copy.
+        """
+        values = self._tensor.read(start, stop)
+        if not np.array_equal(values, self._copy.read(start, stop), equal_nan=True):
+            raise ConversionError(self._differs)
         return values
 
 

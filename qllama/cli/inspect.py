@@ -76,8 +76,8 @@ def command(
     """Show the architecture, weights, tokenizer and origin of MODEL, and what it takes to run.
 
     MODEL is a .qlm file, or a checkpoint that `qllama convert` takes: it is then shown as it
-    is, and what it would take once it is converted. Reads headers and the tokenizer only,
-    whatever the size of the weights.
+    is, and what it would take once it is converted. Reads headers and the tokenizer, and no
+    weights but the head of a release of Meta's.
     """
     from converter.sources.options import SourceOptions
     from qllama.cli.inspection import card

@@ -28,11 +28,9 @@ class Held(SourceTensor):
         self.source_type = values.dtype.name
         self.n_bytes = values.nbytes
         self.values = values
-        self.n_reads = 0
 
     def read(self, start, stop):
         assert 0 <= start < stop <= self.shape[0]
-        self.n_reads += 1
         return self.values[start:stop].astype(np.float32)
 
 
@@ -97,23 +95,33 @@ def test_hf_tensors_fused_matrix_beside_its_parts_is_refused():
         canonical({"model_type": "phi3"}, None, **{Q_PROJ: np.zeros((64, 64), np.float32)})
 
 
-def test_hf_tensors_tied_head_that_is_the_embedding_is_dropped(monkeypatch):
-    monkeypatch.setattr("converter.hf_tensors._COMPARED_VALUES", 64 * 100)
+@pytest.fixture
+def with_head():
     weights = random_weights(shapes_of(config_of()))
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
-    found = canonical({"tie_word_embeddings": True}, weights)
+    return weights
+
+
+def test_hf_tensors_tied_head_that_is_the_embedding_is_dropped(with_head):
+    found = canonical({"tie_word_embeddings": True}, with_head)
     assert "lm_head.weight" not in found
-    assert found["model.embed_tokens.weight"].n_reads == 3
+    embedding = found["model.embed_tokens.weight"]
+    expected = with_head["model.embed_tokens.weight"]
+    np.testing.assert_array_equal(embedding.read(100, 270), expected[100:], strict=True)
 
 
 @pytest.mark.parametrize("row", [0, 150, 269])
-def test_hf_tensors_tied_head_of_its_own_is_refused(row, monkeypatch):
-    monkeypatch.setattr("converter.hf_tensors._COMPARED_VALUES", 64 * 100)
-    weights = random_weights(shapes_of(config_of()))
-    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
-    weights["lm_head.weight"][row, 5] += 1
+def test_hf_tensors_tied_head_of_its_own_is_refused_where_it_is_read(row, with_head):
+    with_head["lm_head.weight"][row, 5] += 1
+    embedding = canonical({"tie_word_embeddings": True}, with_head)["model.embed_tokens.weight"]
     with pytest.raises(ConversionError, match=r"lm_head\.weight: differs from .*set it to false"):
-        canonical({"tie_word_embeddings": True}, weights)
+        embedding.read(row, row + 1)
+
+
+def test_hf_tensors_tied_head_of_another_shape_is_refused(with_head):
+    with_head["lm_head.weight"] = with_head["lm_head.weight"][:100]
+    with pytest.raises(ConversionError, match=r"lm_head\.weight: differs from .*set it to false"):
+        canonical({"tie_word_embeddings": True}, with_head)
 
 
 def test_hf_tensors_missing_head_that_nothing_ties_is_refused():

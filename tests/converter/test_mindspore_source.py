@@ -22,6 +22,7 @@ from converter.pipeline import convert
 from converter.sources import mindspore
 from converter.sources.options import SourceOptions
 from converter.sources.registry import open_source
+from converter.sources.stored import StoredArray
 from qllama.errors import ConversionError, TokenizerError
 from qllama.format.reader import QlmFile
 from qllama.tensors import expected_shapes
@@ -113,6 +114,17 @@ def test_mindspore_conversion_equals_that_of_hugging_face_byte_for_byte(tmp_path
             assert ms.config == hf.config
             assert ms.provenance["format"] == "mindspore"
             assert ms.provenance["metadata"]["rope_layout"] == "half-split"
+
+
+def test_sources_of_a_tied_head_that_is_stored_read_no_weights_to_open(tmp_path, monkeypatch):
+    config = config_of(tie_word_embeddings=True)
+    weights = random_weights(shapes_of(config_of()))
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
+    data = raw.with_crc(raw.checkpoint(in_mindformers(weights)))
+    paths = write(tmp_path / "ms", data, config), write_repository(tmp_path / "hf", config, weights)
+    monkeypatch.setattr(StoredArray, "read_stored", lambda *_: pytest.fail("it was read"))
+    for path in paths:
+        assert open_source(path).config.tie_word_embeddings
 
 
 def write_safetensors(directory, tags, shards, *, whole_index=False):
