@@ -10,6 +10,7 @@ MindSpore's of `unified_safetensors`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def _found(path: Path, single: str) -> WeightFiles:
     if path.name.endswith(_INDEX) or path.name == _MINDSPORE_INDEX:
         return _of_index(path)
     if path.is_file():
-        return WeightFiles((path,), None, {})
+        return _of_file(path)
     if (path / single).exists():
         return WeightFiles((path / single,), None, {})
     index = path / f"{single}{_INDEX}"
@@ -132,9 +133,34 @@ def _found(path: Path, single: str) -> WeightFiles:
     )
     if not names:
         raise ConversionError(f"{path}: expected {single} or {index.name}, found neither")
-    if len(names) > 1:
+    if len(names) > 1 or _SHARD.fullmatch(names[0]):
         _check_is_one_set(path, names, index)
     return WeightFiles(tuple(path / name for name in names), None, {})
+
+
+def _of_file(path: Path) -> WeightFiles:
+    """Return the checkpoint that a file is, or is a shard of."""
+    shard = _SHARD.fullmatch(path.name)
+    names = [] if shard is None else _set_of(shard)
+    if shard is None or path.name not in names:
+        return WeightFiles((path,), None, {})
+    for index in (f"{shard['stem']}{shard['suffix']}{_INDEX}", _MINDSPORE_INDEX):
+        if path.with_name(index).exists():
+            found = _of_index(path.with_name(index))
+            if path in found.files:
+                return found
+    files = tuple(path.with_name(name) for name in names)
+    _check_all_there(path, files)
+    return WeightFiles(files, None, {})
+
+
+def _set_of(shard: re.Match[str]) -> list[str]:
+    """Names of all shards of the set that one of them names."""
+    count = int(shard["count"])
+    return [
+        f"{shard['stem']}-{number:05}-of-{count:05}{shard['suffix']}"
+        for number in range(1, count + 1)
+    ]
 
 
 def _of_index(index: Path) -> WeightFiles:
@@ -147,7 +173,7 @@ def _of_index(index: Path) -> WeightFiles:
             f"{index}: weight_map: expected tensors and their files, found {quoted(weight_map)}"
         )
     for name in weight_map.values():
-        if not isinstance(name, str) or Path(name).name != name:
+        if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
             raise ConversionError(
                 f"{index}: weight_map: expected names of files beside it, found {quoted(name)}"
             )
@@ -157,7 +183,7 @@ def _of_index(index: Path) -> WeightFiles:
 
 
 def _check_is_one_set(directory: Path, names: Sequence[str], index: Path) -> None:
-    """Accept several files without an index only as the shards 1 to N of one set."""
+    """Accept shards without an index only as the shards 1 to N of one set."""
     first = _SHARD.fullmatch(names[0])
     if first is None:
         raise ConversionError(
@@ -165,22 +191,19 @@ def _check_is_one_set(directory: Path, names: Sequence[str], index: Path) -> Non
             f"({', '.join(shown(name) for name in names[:4])}, ...); give the path of one file, "
             "or fetch the index"
         )
-    count = int(first["count"])
-    expected = [
-        f"{first['stem']}-{number:05}-of-{count:05}{first['suffix']}"
-        for number in range(1, count + 1)
-    ]
+    expected = _set_of(first)
     extra = sorted(set(names) - set(expected))
     if extra:
         raise ConversionError(
-            f"{directory}: expected the {count} shards of one checkpoint, found {shown(extra[0])} "
-            "too; give the path of one file, or fetch the index"
+            f"{directory}: expected the {len(expected)} shards of one checkpoint, found "
+            f"{shown(extra[0])} too; give the path of one file, or fetch the index"
         )
     _check_all_there(directory, [directory / name for name in expected])
 
 
 def _check_all_there(where: Path, files: Sequence[Path]) -> None:
-    missing = [file.name for file in files if not file.exists()]
+    # Path.exists raises for a name that is too long.
+    missing = [file.name for file in files if not os.path.exists(file)]  # noqa: PTH110
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ConversionError(

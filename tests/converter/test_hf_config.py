@@ -115,6 +115,15 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ),
         (
             {
+                "rope_theta": 5e5,
+                "rope_scaling": {**LLAMA_3, "rope_type": "llama3", "type": "llama3"},
+                "rope_parameters": {**LLAMA_3, "rope_type": "llama3", "rope_theta": 5e5},
+            },
+            5e5,
+            LLAMA_3_SCALING,
+        ),
+        (
+            {
                 "rope_scaling": {**LLAMA_3, "rope_type": "llama3"},
                 "original_max_position_embeddings": 32,
             },
@@ -164,6 +173,25 @@ def test_hf_config_rotary_embedding_is_read_in_both_spellings(changes, theta, ex
         ({"rope_parameters": {"full_attention": {}}}, "rope_parameters.full_attention"),
         ({"rope_parameters": {"mrope_section": [16, 24]}}, "rope_parameters.mrope_section"),
         ({"rope_scaling": {**YARN, "truncate": False}}, "rope_scaling.truncate"),
+        (
+            {
+                "rope_scaling": {"rope_type": "default"},
+                "rope_parameters": {**LLAMA_3, "rope_type": "llama3"},
+            },
+            "rope_parameters",
+        ),
+        (
+            {
+                "rope_scaling": {**LLAMA_3, "type": "llama3"},
+                "rope_parameters": {**LLAMA_3, "rope_type": "llama3", "rope_theta": 5e5},
+            },
+            "rope_parameters",
+        ),
+        ({"rope_theta": 1e6, "rope_parameters": {"rope_theta": 5e5}}, "rope_theta"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "type": "llama3", "factor": 4.0}},
+            "rope_scaling.type",
+        ),
         (
             {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
             "rope_parameters.partial_rotary_factor",
@@ -375,6 +403,8 @@ def test_hf_config_output_bias_that_is_missing_is_zero():
         {"rope_scaling": {**LLAMA_3, "type": "llama3", "original_max_position_embeddings": 0}},
         {"rope_scaling": {**LLAMA_3, "type": "llama3", "high_freq_factor": 1.0}},
         {"rope_scaling": {**YARN, "beta_fast": -1}},
+        {"rope_scaling": {**YARN, "attention_factor": 0.0}},
+        {"rope_scaling": {**YARN, "mscale": -100.0, "mscale_all_dim": 1.0}},
         {"rope_theta": 1.0},
         {"sliding_window": 2**70, "model_type": "mistral"},
     ],

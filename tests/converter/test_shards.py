@@ -61,6 +61,35 @@ def test_weight_files_of_another_name_are_taken_when_there_is_only_one(tmp_path)
 
 
 @pytest.mark.parametrize("with_index", [True, False])
+def test_weight_files_of_one_shard_s_path_are_the_whole_set(sharded, with_index):
+    if not with_index:
+        (sharded / INDEX).unlink()
+    save_file(WEIGHTS, sharded / "other.safetensors")
+    assert tensors_of(sharded / "model-00002-of-00003.safetensors") == set(WEIGHTS)
+
+
+def test_weight_files_shard_s_path_is_in_the_index_of_that_name(sharded):
+    shard = sharded / "model-00004-of-00004.safetensors"
+    save_file(WEIGHTS, shard)
+    with pytest.raises(ConversionError, match=r"model-00001-of-00004\.safetensors and 2 more"):
+        weight_files(shard, SINGLE)
+
+
+@pytest.mark.parametrize("by_path", [True, False])
+def test_weight_files_lone_shard_is_told_from_a_whole_model(tmp_path, by_path):
+    shard = tmp_path / "model-00001-of-00002.safetensors"
+    save_file(WEIGHTS, shard)
+    with pytest.raises(ConversionError, match=r"missing shard model-00002-of-00002\.safetensors"):
+        weight_files(shard if by_path else tmp_path, SINGLE)
+
+
+def test_weight_files_set_of_one_is_whole(tmp_path):
+    shard = tmp_path / "model-00001-of-00001.safetensors"
+    save_file(WEIGHTS, shard)
+    assert files_of(tmp_path) == files_of(shard) == [shard.name]
+
+
+@pytest.mark.parametrize("with_index", [True, False])
 def test_weight_files_missing_shard_is_named(sharded, with_index):
     (sharded / "model-00002-of-00003.safetensors").unlink()
     if not with_index:
@@ -106,6 +135,13 @@ def test_weight_files_git_lfs_pointer_is_explained(tmp_path):
             "weight_map: expected names of files beside it",
         ),
         ({"weight_map": {"a": "/etc/passwd"}}, "weight_map: expected names of files beside it"),
+        *(
+            ({"weight_map": {"a": name}}, "weight_map: expected names of files beside it, found '")
+            for name in ("", ".", "..")
+        ),
+        ({"weight_map": {"a": "x" * 300}}, r"missing shard 'x{79}\.\.\. of 1; fetch it too"),
+        ({"weight_map": {"a": "a\0b"}}, r"missing shard 'a\\x00b' of 1; fetch it too"),
+        ({"weight_map": {"a": "\ud800"}}, r"missing shard '\\ud800' of 1; fetch it too"),
     ],
 )
 def test_weight_files_malformed_index_is_refused(tmp_path, index, complaint):
