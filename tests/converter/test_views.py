@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -116,10 +118,42 @@ def test_grouped_reads_no_rows_of_others():
     assert tensor.rows == [(4, 5), (8, 11), (14, 15)]
 
 
+@pytest.mark.parametrize("values_kept", [1, 60, 1000])
 @pytest.mark.parametrize("values_at_once", [1, 13, 1000])
-def test_transposed_is_the_transpose(values_at_once, monkeypatch):
+def test_transposed_is_the_transpose(values_at_once, values_kept, monkeypatch):
     monkeypatch.setattr(views, "_TRANSPOSED_VALUES", values_at_once)
+    monkeypatch.setattr(views, "_GROUP_VALUES", values_kept)
     check(Transposed(Recorded(VALUES)), VALUES.T)
+
+
+def test_transposed_goes_through_the_stored_matrix_once_a_group(monkeypatch):
+    monkeypatch.setattr(views, "_GROUP_VALUES", 24 * 3)
+    tensor = Recorded(VALUES)
+    view = Transposed(tensor)
+    # Not in order, and across the border of the two groups.
+    for start, stop in ((1, 2), (5, 6), (2, 4), (0, 1), (4, 5)):
+        np.testing.assert_array_equal(view.read(start, stop), VALUES.T[start:stop])
+    assert tensor.rows == [(0, 24)] * 2
+    # All rows were asked for: none is kept.
+    view.read(0, 1)
+    assert tensor.rows == [(0, 24)] * 3
+
+
+def test_transposed_keeps_two_groups_at_most(monkeypatch):
+    monkeypatch.setattr(views, "_GROUP_VALUES", 24 * 2)
+    tensor = Recorded(VALUES)
+    view = Transposed(tensor)
+    for row in (0, 2, 4, 1):
+        view.read(row, row + 1)
+    assert tensor.rows == [(0, 24)] * 4
+
+
+def test_transposed_is_the_transpose_for_threads(monkeypatch):
+    monkeypatch.setattr(views, "_GROUP_VALUES", 24 * 2)
+    view = Transposed(Recorded(VALUES))
+    with ThreadPoolExecutor(4) as pool:
+        for row, values in enumerate(pool.map(lambda i: view.read(i % 6, i % 6 + 1), range(60))):
+            np.testing.assert_array_equal(values[0], VALUES[:, row % 6])
 
 
 def test_transposed_reads_a_bounded_part_at_a_time(monkeypatch):
