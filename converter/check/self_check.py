@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from converter.check.forward import Reading, Text, hidden_states, losses
 from converter.check.readings import Probe, Repetition, alternatives, looks_trained
+from converter.check.steps import run_limited
 from converter.check.weights import SourceWeights, StoredWeights, Weights
 from converter.quality import Quality
 from converter.sources.base import CheckpointSource
@@ -31,6 +32,8 @@ TEXT = (
 )
 _MAX_TOKENS = 64
 _COMPARED_LAYERS = 2
+# Those of published models take some hundreds; loops may be written that never end.
+_TEMPLATE_STEPS = 1_000_000
 # Ten times the error of the worst matrix: states sum up the errors of a dozen matrices, and
 # an outlier among them. A wrong tensor or order of rows is off by 100 % and more.
 _ERROR_GROWTH, _LEAST_ERROR, _MOST_ERROR = 10.0, 1e-3, 0.5
@@ -100,7 +103,9 @@ def _tokenizer_notices(tokenizer: Tokenizer, vocab_size: int) -> Iterator[str]:
     if tokenizer.config.chat_template is None:
         return
     try:
-        shown = ChatTemplate.of(tokenizer).render([{"role": "user", "content": TEXT}])
+        template = ChatTemplate.of(tokenizer)
+        question = [{"role": "user", "content": TEXT}]
+        shown = run_limited(lambda: template.render(question), _TEMPLATE_STEPS)
     except TokenizerError as error:
         yield f"chat will not work: {error}"
     else:

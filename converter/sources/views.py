@@ -177,7 +177,8 @@ class Transposed(SourceTensor):
             for number in range(start // self._group_rows, (stop - 1) // self._group_rows + 1):
                 first = number * self._group_rows
                 begin, end = max(start, first), min(stop, first + self._group_rows)
-                group, left = self._groups.pop(number, None) or self._read_group(first)
+                known = number in self._groups
+                group, left = self._groups.pop(number) if known else self._read_group(first)
                 values[begin - start : end - start] = group[begin - first : end - first]
                 if left > end - begin:
                     self._groups[number] = group, left - (end - begin)

@@ -77,7 +77,7 @@ def command(
 
     MODEL is a .qlm file, or a checkpoint that `qllama convert` takes: it is then shown as it
     is, and what it would take once it is converted. Reads headers and the tokenizer, and no
-    weights but the head of a release of Meta's.
+    weights but norms and the head of a release of Meta's.
     """
     from converter.sources.options import SourceOptions
     from qllama.cli.inspection import card

@@ -68,7 +68,7 @@ def embedding_of_zeros(tokens):
 @pytest.mark.parametrize("only_first", [True, False])
 @pytest.mark.filterwarnings("error")
 def test_check_embeddings_of_zeros_pass(tmp_path, source, only_first):
-    tokens = tokenizer_of(source).encode(self_check._TEXT, add_special=True, parse_special=False)
+    tokens = tokenizer_of(source).encode(self_check.TEXT, add_special=True, parse_special=False)
     zeros = embedding_of_zeros(tokens[:1] if only_first else tokens)
     write_gguf(source, extra=zeros)
     assert convert(source, tmp_path / "out.qlm").notices == ()
@@ -112,6 +112,10 @@ def tokenizer_of(path):
         (None, []),
         ("{{ messages[0]['content'] }}", []),
         ("Hello!", ["chat will not work: the chat template leaves the user's message out"]),
+        (
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+            ["chat will not work: chat template, line 1: it takes more than 1,000,000 steps"],
+        ),
         ("{{ raise_exception('no') }}", ["chat will not work: chat template, line 1: no"]),
     ],
 )
