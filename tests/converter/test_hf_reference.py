@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_gguf
+from gguf import GGMLQuantizationType as Ggml
+from safetensors.numpy import load_file
 from tiny_hf import VOCAB_SIZE, write_tokenizer
 
 from converter.pipeline import convert
@@ -142,3 +145,34 @@ def test_hf_logits_of_the_engine_are_close_to_those_of_transformers(tmp_path, na
     distance = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
     print(f"{name}: {distance:.2%}")
     assert distance < 0.005
+
+
+GGUF_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama, tied, llama3 rope": (
+        "llama",
+        {"rope_parameters": LLAMA_3, "tie_word_embeddings": True},
+    ),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {}),
+}
+
+
+@pytest.mark.parametrize("name", GGUF_MODELS)
+def test_gguf_logits_in_float32_are_those_of_transformers(tmp_path, name):
+    family, changes = GGUF_MODELS[name]
+    directory = save(
+        random_model(family, {**small_gguf.SIZES, **changes}), tmp_path / "m", "float32"
+    )
+    rope = changes.get("rope_parameters", {})
+    values = {"model_type": family, "rope_theta": rope.get("rope_theta", 1e4), **changes}
+    values["rope_scaling"] = rope
+    tensors = load_file(directory / "model.safetensors")
+    gguf = small_gguf.write(tmp_path / "m.gguf", tensors, values, Ggml.F32)
+    convert(gguf, tmp_path / "m.qlm", type="f32")
+    with QlmFile.open(tmp_path / "m.qlm") as file:
+        found = forward(file, TOKENS)
+    expected = expected_logits(directory)
+    difference = float(np.abs(found - expected).max())
+    print(f"{name}, gguf: {difference:.1e} of {np.abs(expected).max():.1f}")
+    assert difference < 1e-3

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-import tiny_gguf
-from gguf import GGMLQuantizationType as Ggml
+import raw_mindspore
+import small_gguf
 from small_models import VALUES, meta_shards, meta_tensors, random_tensors, write_bin, write_meta
 from tiny_hf import config_of, write_repository
+from tiny_mindspore import in_mindformers
+from tiny_mindspore import write as write_mindspore
 
 from converter.pipeline import convert
+from converter.sources.options import SourceOptions
 from qllama.errors import ConversionError
 from qllama.format.reader import QlmFile
+from qllama.tensors import EMBEDDING
 
 WRITERS = {
     "safetensors shards": lambda d, t: write_repository(d, VALUES, t, shards=3),
@@ -23,15 +26,22 @@ WRITERS = {
     ),
     "meta of llama 3": lambda d, t: write_meta(d, meta_shards(meta_tensors(t), 4)),
 }
-GGUF_NAMES = {
-    "tok_embeddings": "token_embd",
-    "layers.": "blk.",
-    "attention_norm": "attn_norm",
-    "attention.wo": "attn_output",
-    "attention.w": "attn_",
-    "feed_forward.w1": "ffn_gate",
-    "feed_forward.w2": "ffn_down",
-    "feed_forward.w3": "ffn_up",
+FAMILIES = {
+    "untied": {},
+    "tied": {"tie_word_embeddings": True},
+    "llama3 rope": {
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        }
+    },
+    "window": {"model_type": "mistral", "sliding_window": 16},
+    "biases": {"model_type": "qwen2"},
+    "norms of heads": {"model_type": "qwen3", "head_dim": 16},
+    "fused": {"model_type": "phi3"},
 }
 
 
@@ -51,23 +61,48 @@ def test_convert_gives_the_same_bytes_from_every_format(tmp_path, preset, dtype)
                     assert found.data(tensor).tobytes() == expected.data(tensor).tobytes()
 
 
-def test_convert_gives_the_same_bytes_from_gguf(tmp_path):
-    """Whose row order of q and k is Meta's."""
-    values = config_of(hidden_size=tiny_gguf.HIDDEN, intermediate_size=tiny_gguf.INTERMEDIATE)
+def assert_same(path, expected):
+    with QlmFile.open(path) as a, QlmFile.open(expected) as b:
+        assert a.tensors.keys() == b.tensors.keys()
+        for name in b.tensors:
+            assert a.data(name).tobytes() == b.data(name).tobytes(), name
+        assert a.config == b.config
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_convert_gives_the_same_model_of_every_family(tmp_path, family):
+    values = config_of(num_attention_heads=8, num_key_value_heads=4, **FAMILIES[family])
+    tensors = random_tensors(values)
+    expected = tmp_path / "a.qlm"
+    repository = write_repository(tmp_path / "model", values, tensors)
+    convert(repository, expected, "q4")
+    sources = {
+        "shards": write_repository(tmp_path / "shards", values, tensors, shards=3),
+        "bin": write_bin(tmp_path / "bin", tensors, values),
+        "bins": write_bin(tmp_path / "bins", tensors, values, n_shards=3),
+    }
+    if values["model_type"] in ("llama", "mistral"):
+        head = {"lm_head.weight": tensors.get("lm_head.weight", tensors[EMBEDDING])}
+        shards = meta_shards(meta_tensors(tensors | head), 2)
+        sources["meta"] = write_meta(tmp_path / "meta", shards)
+        data = raw_mindspore.checkpoint(in_mindformers(tensors), slice_bytes=5000)
+        sources["mindspore"] = write_mindspore(tmp_path / "mindspore", data, values)
+    for name, path in sources.items():
+        config = repository / "config.json" if name == "meta" else None
+        out = tmp_path / f"{name}.qlm"
+        convert(path, out, "q4", options=SourceOptions(config=config))
+        assert_same(out, expected)
+
+
+@pytest.mark.parametrize("family", ["untied", "tied", "biases", "norms of heads"])
+def test_convert_gives_the_same_model_from_gguf(tmp_path, family):
+    """Whose row order of q and k is Meta's, for Llama."""
+    values = small_gguf.config(**FAMILIES[family] | {"head_dim": 64})
     tensors = random_tensors(values, "f16")
-    renamed = {}
-    for name, array in meta_tensors(tensors, tiny_gguf.HEAD_DIM).items():
-        for theirs, ours in GGUF_NAMES.items():
-            name = name.replace(theirs, ours)
-        name = "output_norm.weight" if name == "norm.weight" else name
-        renamed[name] = array.astype(np.float32)
-    gguf = tiny_gguf.write_gguf(tmp_path / "a.gguf", tied=False, matrices=Ggml.F16, extra=renamed)
+    gguf = small_gguf.write(tmp_path / "a.gguf", tensors, values)
     convert(gguf, tmp_path / "gguf.qlm", "q4")
     convert(write_bin(tmp_path / "bin", tensors, values), tmp_path / "bin.qlm", "q4")
-    with QlmFile.open(tmp_path / "gguf.qlm") as a, QlmFile.open(tmp_path / "bin.qlm") as b:
-        assert a.tensors.keys() == b.tensors.keys()
-        for name in a.tensors:
-            assert a.data(name).tobytes() == b.data(name).tobytes()
+    assert_same(tmp_path / "gguf.qlm", tmp_path / "bin.qlm")
 
 
 @pytest.mark.parametrize("name", ["bin shards", "meta of llama 3"])
