@@ -37,10 +37,13 @@ class Reading:
     rows : str
         What becomes of the rows of q and k in a head: `kept`, `from interleaved` (put in
         order as if they were interleaved) or `to interleaved` (the opposite).
+    scaled : bool
+        Whether frequencies are stretched as the config's `rope_scaling` says.
     """
 
     rope_theta: float
     rows: str = "kept"
+    scaled: bool = True
 
     def ordered(self, x: F32, head_dim: int) -> F32:
         """Reorder the outputs of q or k.
@@ -68,7 +71,9 @@ class Reading:
         divisors : float32, (head_dim / 2,), or None
             As `RotaryTable` takes them.
         """
-        return RotaryTable(replace(config, rope_theta=self.rope_theta), divisors)
+        scaling = config.rope_scaling if self.scaled else None
+        read = replace(config, rope_theta=self.rope_theta, rope_scaling=scaling)
+        return RotaryTable(read, divisors)
 
 
 @dataclass(frozen=True)

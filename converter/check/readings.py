@@ -140,6 +140,7 @@ def alternatives(config: ModelConfig) -> list[Reading]:
         Reading(stated, "from interleaved"),
         Reading(stated, "to interleaved"),
         *(Reading(theta) for theta in _THETAS if not 0.5 < theta / stated < 2.0),
+        *([] if config.rope_scaling is None else [Reading(stated, scaled=False)]),
     ]
 
 

@@ -188,8 +188,11 @@ def _refuse_better_reading(
     if not fits:
         return
     best = min(fits, key=lambda reading: fits[reading])
-    if best.rows == "kept":
-        others = " or ".join(f"{r.rope_theta:g}" for r in fits if r.rows == "kept")
+    if not best.scaled:
+        wrong = "rope_scaling does not fit the weights: without it"
+        advice = "correct the checkpoint's config, or give one with --config"
+    elif best.rows == "kept":
+        others = " or ".join(f"{r.rope_theta:g}" for r in fits if r.rows == "kept" and r.scaled)
         wrong = f"rope_theta {weights.config.rope_theta:g} does not fit the weights: with {others}"
         advice = "correct the checkpoint's config, or give one with --config"
     else:

@@ -16,6 +16,7 @@ from converter.pipeline import convert
 from converter.sources import gguf
 from converter.sources.gguf import GgufSource
 from converter.sources.views import interleaved_to_half_split
+from qllama.config import RopeScaling
 from qllama.errors import ConversionError
 from qllama.format.reader import QlmFile
 from qllama.tokenizer import load_tokenizer
@@ -163,6 +164,16 @@ def test_check_smollm2_with_a_wrong_rope_theta_is_refused(smollm2_gguf, tmp_path
     changed_source(monkeypatch, rope_theta=10000.0)
     # 100000 is right; larger ones do as well where the text is so short.
     with pytest.raises(ConversionError, match=r"rope_theta 10000 does not fit .* with 100000"):
+        convert(smollm2_gguf, tmp_path / "out.qlm")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("factor", [2.0, 4.0])
+def test_check_smollm2_with_a_linear_rope_scaling_is_refused(
+    smollm2_gguf, tmp_path, monkeypatch, factor
+):
+    changed_source(monkeypatch, rope_scaling=RopeScaling("linear", factor))
+    with pytest.raises(ConversionError, match=r"rope_scaling does not fit the weights: without it"):
         convert(smollm2_gguf, tmp_path / "out.qlm")
     assert list(tmp_path.iterdir()) == []
 
