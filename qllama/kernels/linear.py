@@ -142,7 +142,8 @@ def build_linear(name: str, isa: Isa) -> Any:
         all int64: `weights` is the address of one tile, `activations` of the batch packed by
         `activation`, `out` of float32 outputs, token after token `out_stride` bytes
         apart, 16 values each; nonzero `accumulate` adds to what `out` holds; `scratch`
-        of `scratch_bytes(n_tokens)` aligned bytes that integer kernels may write.
+        of `scratch_bytes(n_tokens)` bytes, aligned to 64, that integer kernels may write; not
+        touched for fewer tokens than `Isa.matrix_width`.
     """
     kernel_index, isa_index = _INDEX[name], _ISA_NAMES.index(isa.name)
 

@@ -19,7 +19,7 @@ from numba.core import cgutils
 
 from qllama.kernels import atomic, simd
 from qllama.kernels import vector as v
-from qllama.kernels._jit import carray, intrinsic
+from qllama.kernels._jit import carray, intrinsic, njit
 from qllama.kernels.dot import MAX_STEPS, byte_dot
 from qllama.kernels.isa import current_isa
 from qllama.kernels.simd import I8, I32, I64, Value
@@ -52,6 +52,7 @@ DOT_ROWS, DOT_CODES = 3, 4
 DOT_RING = 4
 #: Bits of its weights: the cheaper case where instruction sets have two.
 DOT_BITS = 4
+_READ, _READ_AHEAD, _MULTIPLY = range(3)
 
 #: What a probe is given: the team's counters, the address of what it reads, a piece's
 #: size, how many there are, and the address of int64 sums, one a thread: of the int32
@@ -78,17 +79,13 @@ def _reader(ahead_bytes: int) -> Any:
             address, n_bytes = values
             kind = simd.vector(I32, _LANES)
             pointer = b.inttoptr(address, I8.as_pointer())
-            prefetch = simd.declare(
-                b, "llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32]
-            )
             sums = [cgutils.alloca_once_value(b, ir.Constant(kind, None)) for _ in range(4)]
             with cgutils.for_range(b, b.sdiv(n_bytes, I64(READ_UNIT))) as loop:
                 unit = simd.at(b, pointer, b.mul(loop.index, I64(READ_UNIT)))
                 for line in range(_LINES_PER_ROUND):
                     here = simd.at(b, unit, _LINE * line)
                     if ahead_bytes:
-                        there = simd.at(b, here, ahead_bytes)
-                        b.call(prefetch, [there, I32(0), I32(3), I32(1)])
+                        simd.prefetch(b, simd.at(b, here, ahead_bytes), nearest=True)
                     slot = sums[line % len(sums)]
                     b.store(b.add(b.load(slot), simd.load(b, here, kind, _LINE)), slot)
             return _horizontal_sum(b, sums, _LANES)
@@ -136,6 +133,24 @@ def _multiply(_context: Any, operands: Any, n_blocks: Any) -> tuple[Any, Callabl
     return types.int64(types.int64, types.int64), codegen
 
 
+@njit
+def _run_pieces(address, thread, kind):
+    """Claim pieces until none is left; `kind` is what is done with each."""
+    probe = carray(v.pointer(address), 1, PROBE)[0]
+    total = 0
+    while True:
+        piece = claim(probe.team, 1)
+        if piece >= probe.n_pieces:
+            break
+        if kind == _READ:
+            total += _read(probe.operands + piece * probe.size, probe.size)
+        elif kind == _READ_AHEAD:
+            total += _read_ahead(probe.operands + piece * probe.size, probe.size)
+        else:
+            total += _multiply(probe.operands, probe.size)
+    atomic.store(probe.sums + 8 * thread, total)
+
+
 @cache
 def read_probe() -> Any:
     """Read pieces of `size` bytes, a multiple of `READ_UNIT`, of 64-byte aligned memory.
@@ -146,14 +161,7 @@ def read_probe() -> Any:
 
 
 def _read_pieces(address, thread):
-    probe = carray(v.pointer(address), 1, PROBE)[0]
-    total = 0
-    while True:
-        piece = claim(probe.team, 1)
-        if piece >= probe.n_pieces:
-            break
-        total += _read(probe.operands + piece * probe.size, probe.size)
-    atomic.store(probe.sums + 8 * thread, total)
+    _run_pieces(address, thread, _READ)
 
 
 @cache
@@ -163,14 +171,7 @@ def read_ahead_probe() -> Any:
 
 
 def _read_pieces_ahead(address, thread):
-    probe = carray(v.pointer(address), 1, PROBE)[0]
-    total = 0
-    while True:
-        piece = claim(probe.team, 1)
-        if piece >= probe.n_pieces:
-            break
-        total += _read_ahead(probe.operands + piece * probe.size, probe.size)
-    atomic.store(probe.sums + 8 * thread, total)
+    _run_pieces(address, thread, _READ_AHEAD)
 
 
 @cache
@@ -185,14 +186,7 @@ def dot4_probe() -> Any:
 
 
 def _multiply_pieces(address, thread):
-    probe = carray(v.pointer(address), 1, PROBE)[0]
-    total = 0
-    while True:
-        piece = claim(probe.team, 1)
-        if piece >= probe.n_pieces:
-            break
-        total += _multiply(probe.operands, probe.size)
-    atomic.store(probe.sums + 8 * thread, total)
+    _run_pieces(address, thread, _MULTIPLY)
 
 
 def compile_probes() -> None:
