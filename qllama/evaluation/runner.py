@@ -178,7 +178,8 @@ class Evaluation:
             if base is not None:
                 _check_same_size(model, files[0], base, files[1])
                 check_same_tokens(str(model), cuts[0], str(base), cuts[1])
-            self._slab_rows = max(1, _SLAB_BYTES // (4 * files[0].config.vocab_size))
+            rows = _SLAB_BYTES // (4 * files[0].config.vocab_size)
+            self._slab_rows = min(max(1, rows), DEFAULT_N_BATCH)
             self._engines = [
                 opened.enter_context(
                     closing(
@@ -208,9 +209,9 @@ class Evaluation:
 
     def run(self, on_window: Callable[[], None]) -> None:
         """Score every window; `on_window` is called after each."""
-        model, *base = self._engines
-        rows = min(self._slab_rows, DEFAULT_N_BATCH)
-        score(self.windows, model, base[0] if base else None, self.results, on_window, rows)
+        model, *others = self._engines
+        base = next(iter(others), None)
+        score(self.windows, model, base, self.results, on_window, self._slab_rows)
 
 
 def _check_context(file: QlmFile, path: Path, n_ctx: int) -> None:

@@ -15,6 +15,7 @@ from qllama.evaluation.estimates import agreement, perplexity
 from qllama.evaluation.runner import Evaluation, Results, Settings, score
 from qllama.evaluation.scores import Comparison
 from qllama.evaluation.windows import Windows
+from qllama.model.engine import Engine
 
 # Row i: what is expected after token i.
 TABLE = [[1 / 2, 1 / 4, 1 / 4], [1 / 8, 1 / 8, 3 / 4], [1 / 3, 1 / 3, 1 / 3]]
@@ -93,12 +94,22 @@ def test_evaluation_of_smollm2_gives_what_its_logits_say(
     smollm2_q8, smollm2_f16, prose, monkeypatch
 ):
     n_ctx, n_windows = 64, 2
-    monkeypatch.setattr(runner, "_SLAB_BYTES", 4 * 49152 * 9)  # nine tokens of it
+    shapes = []
+
+    class SpiedEngine(Engine):
+        def evaluate(self, *arguments, **options):
+            logits = super().evaluate(*arguments, **options)
+            shapes.append(logits.shape)
+            return logits
+
+    monkeypatch.setattr(runner, "Engine", SpiedEngine)
+    monkeypatch.setattr(runner, "_SLAB_BYTES", 4 * 49152 * 9 + 5)  # nine tokens of it
     settings = Settings(n_ctx=n_ctx, max_windows=n_windows)
     reports = []
     with Evaluation(smollm2_q8, prose, "prose", settings, smollm2_f16) as evaluation:
         evaluation.run(lambda: reports.append(len(evaluation.results.nll)))
     assert reports == [1, 2]
+    assert max(shapes) == (9, 49152)
     with Llama(smollm2_q8, n_ctx=n_ctx) as llm, Llama(smollm2_f16, n_ctx=n_ctx) as base:
         ids = llm.tokenize(prose)
         windows = [ids[i * n_ctx : (i + 1) * n_ctx] for i in range(n_windows)]
