@@ -21,6 +21,7 @@ KEYS = frozenset(
 """Keys of `config.json` that are read here."""
 
 _DEFAULT_THETA = 10000.0
+_KEEP_ONE = "convert with --config and a copy of the file that keeps the right one"
 
 # What each kind makes use of, beside its name and the base.
 _KEYS_OF_KIND: dict[str, frozenset[str]] = {
@@ -63,14 +64,28 @@ def rope_from_hugging_face(config: Fields) -> tuple[float, dict[str, Any] | None
     Raises
     ------
     UnsupportedModelError
-        For a kind or key that qllama does not compute.
+        For a kind or key that qllama does not compute, and for spellings that contradict
+        each other.
     ConversionError
         For a value that is missing or of the wrong type.
     """
-    rope = config.inner("rope_scaling" if config.values.get("rope_scaling") else "rope_parameters")
+    if not config.values.get("rope_scaling"):
+        return _of_spelling(config, "rope_parameters")
+    found = _of_spelling(config, "rope_scaling")
+    if config.values.get("rope_parameters") and _of_spelling(config, "rope_parameters") != found:
+        config.refuse("rope_parameters", f"rope_scaling says something else; {_KEEP_ONE}")
+    return found
+
+
+def _of_spelling(config: Fields, key: str) -> tuple[float, dict[str, Any] | None]:
+    rope = config.inner(key)
     theta = rope.number("rope_theta", config.number("rope_theta", _DEFAULT_THETA))
+    if config.number("rope_theta", theta) != theta:
+        config.refuse("rope_theta", f"{key} says {theta}; {_KEEP_ONE}")
     name = "rope_type" if "rope_type" in rope else "type"
     kind = rope.text(name, "default")
+    if rope.text("type", kind) != kind:
+        rope.refuse("type", f"rope_type says {kind}; {_KEEP_ONE}")
     if kind not in _KEYS_OF_KIND:
         rope.refuse(name, f"expected one of {', '.join(_KEYS_OF_KIND)}")
     for key in rope.values:

@@ -127,9 +127,11 @@ class RopeScaling:
             f"rope_scaling.high_freq_factor: expected more than low_freq_factor "
             f"{self.low_freq_factor}, found {self.high_freq_factor}",
         )
-        for name in ("beta_fast", "beta_slow"):
-            beta = getattr(self, name)
-            _require(beta > 0, f"rope_scaling.{name}: expected > 0, found {beta}")
+        for name in ("beta_fast", "beta_slow", "attention_factor"):
+            value = getattr(self, name)
+            _require(
+                value is None or value > 0, f"rope_scaling.{name}: expected > 0, found {value}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

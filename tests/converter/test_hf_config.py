@@ -161,7 +161,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
     ],
 )
 def test_hf_config_rotary_embedding_is_read_in_both_spellings(changes, theta, expected):
-    found = config(**changes)
+    found = config(*({"rope_theta"} - changes.keys()), **changes)
     assert (found.rope_theta, found.rope_scaling) == (theta, expected)
 
 
@@ -185,7 +185,7 @@ def test_hf_config_rotary_embedding_is_read_in_both_spellings(changes, theta, ex
                 "rope_scaling": {**LLAMA_3, "type": "llama3"},
                 "rope_parameters": {**LLAMA_3, "rope_type": "llama3", "rope_theta": 5e5},
             },
-            "rope_parameters",
+            "rope_theta",
         ),
         ({"rope_theta": 1e6, "rope_parameters": {"rope_theta": 5e5}}, "rope_theta"),
         (
