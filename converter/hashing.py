@@ -1,4 +1,4 @@
-"""SHA-256 of a checkpoint's files, computed while they are converted.
+"""SHA-256 of a checkpoint's files, computed and other checksums compared during conversion.
 
 Owns the thread that reads them a second time. It follows the conversion through the
 files, so that what it reads is mostly still in the system's cache.
@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from converter.published import published_digest
+from converter.sources.zip_archive import MemberChecks
 from qllama.errors import ConversionError
 
 __all__ = ["SourceHashes"]
@@ -39,8 +40,7 @@ class SourceHashes:
         self._done = 0
         self._allowed = 0.0
         self._stopped = False
-        self._error: OSError | None = None
-        self._mismatch: str | None = None
+        self._error: OSError | ConversionError | None = None
         self._moved = threading.Condition()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
@@ -81,18 +81,18 @@ class SourceHashes:
         Raises
         ------
         ConversionError
-            When a file cannot be read, or is not the one that was published.
+            When a file cannot be read, is damaged, or is not the one that was published.
         """
         self.follow(1.0)
         while self._thread.is_alive():
             if self._total:
                 on_progress(self._done, self._total)
             self._thread.join(0.1)
-        if self._error is not None:
+        if isinstance(self._error, OSError):
             reason = self._error.strerror or self._error
             raise ConversionError(f"{self._error.filename}: cannot be read: {reason}")
-        if self._mismatch is not None:
-            raise ConversionError(self._mismatch)
+        if self._error is not None:
+            raise self._error
         if self._total:
             on_progress(self._total, self._total)
         return self._hashes
@@ -106,8 +106,10 @@ class SourceHashes:
                     digests[published.algorithm] = hashlib.new(
                         published.algorithm, usedforsecurity=False
                     )
+                members = MemberChecks(path)
                 with path.open("rb") as file:
                     while self._may_go_on() and (chunk := file.read(_CHUNK)):
+                        members.update(chunk)
                         for digest in digests.values():
                             digest.update(chunk)
                         self._done += len(chunk)
@@ -116,11 +118,13 @@ class SourceHashes:
                     continue
                 found = digests[published.algorithm].hexdigest()
                 if found != published.digest:
-                    self._mismatch = (
+                    raise ConversionError(
                         f"{path}: expected {published.algorithm} {published.digest} as "
                         f"{published.where} has it, found {found}; the file is damaged: "
                         "fetch it again"
                     )
+        except ConversionError as error:
+            self._error = error
         except OSError as error:
             error.filename = error.filename or str(path)
             self._error = error

@@ -1,7 +1,8 @@
 """PyTorch's files: tensors by name, each read from its place in the file.
 
 Owns the two containers, the zip archive that torch.save writes since 1.6 and the stream
-of pickles before that. Pickles are read by the module beside this one; knows no model.
+of pickles before that. Archives and pickles are read by the modules beside this one; knows
+no model.
 
 Reference: `torch/serialization.py` (`_save`, `_legacy_save`, `_load`, `_legacy_load`).
 """
@@ -10,8 +11,7 @@ from __future__ import annotations
 
 import io
 import os
-import struct
-import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,14 +21,12 @@ from converter.sources.stored import Extent, StoredArray
 from converter.sources.strided import StridedArray
 from converter.sources.torch_pickle import unpickle
 from converter.sources.torch_records import DTYPES, TensorRecord
+from converter.sources.zip_archive import ZIP_START, check_crc32, member_extent, zip_members
 from converter.wording import quoted
 from qllama.errors import ConversionError
 
 __all__ = ["read_torch_file"]
 
-_ZIP_START = b"PK\x03\x04"
-_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and the extra field
-_ENCRYPTED = 0x1
 # A pickled number.
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # A pickle has some 200 bytes a tensor; no model has 100000 of them.
@@ -61,7 +59,7 @@ def read_torch_file(path: Path) -> dict[str, SourceTensor]:
     try:
         with path.open("rb") as file:
             start = file.read(len(_LEGACY_START))
-            if start.startswith(_ZIP_START):
+            if start.startswith(ZIP_START):
                 records, extents = _open_zip(path, file)
             elif start == _LEGACY_START:
                 records, extents = _open_legacy(path, file)
@@ -122,7 +120,7 @@ def _tensor(
 
 
 def _open_zip(path: Path, file: BinaryIO) -> _Content:
-    members = _members(path, file)
+    members = zip_members(path, file)
     pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ConversionError(
@@ -137,14 +135,16 @@ def _open_zip(path: Path, file: BinaryIO) -> _Content:
         )
 
     def content(name: str) -> bytes:
-        extent = _member_extent(path, file, members[name])
+        extent = member_extent(path, file, members[name])
         if extent.n_bytes > _MAX_PICKLE:
             raise ConversionError(
                 f"{path}: member {quoted(name)}: {extent.n_bytes} bytes, expected no more than "
                 f"{_MAX_PICKLE}"
             )
         file.seek(extent.offset)
-        return file.read(extent.n_bytes)
+        raw = file.read(extent.n_bytes)
+        check_crc32(path, members[name], zlib.crc32(raw))
+        return raw
 
     order = f"{prefix}byteorder"
     if order in members and content(order) != b"little":
@@ -152,48 +152,10 @@ def _open_zip(path: Path, file: BinaryIO) -> _Content:
     extents: dict[str, Extent] = {}
     for name in members:
         if name.startswith(f"{prefix}data/"):
-            extents[name[len(prefix) + len("data/") :]] = _member_extent(path, file, members[name])
+            extents[name[len(prefix) + len("data/") :]] = member_extent(path, file, members[name])
 
     found = unpickle(str(path), io.BytesIO(content(pickles[0])))
     return _state_dict(path, found), extents
-
-
-def _members(path: Path, file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
-    try:
-        listed = zipfile.ZipFile(file).infolist()
-    # What zipfile raises for tables that point anywhere.
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as e:
-        raise ConversionError(
-            f"{path}: begins as a zip archive, but its table of contents cannot be read ({e}); "
-            "the file is incomplete, so fetch it again"
-        ) from None
-    members: dict[str, zipfile.ZipInfo] = {}
-    for info in listed:
-        if members.setdefault(info.filename, info) is not info:
-            raise ConversionError(f"{path}: member {quoted(info.filename)} is there twice")
-    return members
-
-
-def _member_extent(path: Path, file: BinaryIO, info: zipfile.ZipInfo) -> Extent:
-    """Find a member's bytes; zipfile itself only hands out streams."""
-    where = f"{path}: member {quoted(info.filename)}"
-    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-        raise ConversionError(
-            f"{where} is compressed, which torch.save never does; load and save the file again "
-            "with PyTorch"
-        )
-    if info.flag_bits & _ENCRYPTED:
-        raise ConversionError(f"{where} is encrypted")
-    file.seek(info.header_offset)
-    header = file.read(_LOCAL_HEADER.size)
-    if len(header) != _LOCAL_HEADER.size or not header.startswith(_ZIP_START):
-        raise ConversionError(f"{where}: the archive is damaged: its header is not where it says")
-    _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-    offset = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-    found = os.fstat(file.fileno()).st_size - offset
-    if found < info.file_size:
-        raise ConversionError(f"{where}: expected {info.file_size} bytes, the file has {found}")
-    return Extent(offset, info.file_size)
 
 
 def _open_legacy(path: Path, file: BinaryIO) -> _Content:
