@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from converter.small_files import read_small
 from converter.wording import quoted
 from qllama.errors import ConversionError
 
@@ -26,7 +27,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         When it cannot be read, is no JSON, or holds something else than an object.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_small(path))
     except OSError as e:
         raise ConversionError(f"{path}: cannot be read: {e.strerror or e}") from e
     except (ValueError, RecursionError) as e:

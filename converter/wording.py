@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 
 __all__ = ["listed", "quoted", "shown"]
 
 _MAX_LENGTH = 80
 _MAX_LISTED = 5
+# Builds no more than it shows: a YAML of 500 bytes can stand for a list of gigabytes.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _MAX_LENGTH // 4
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 4 * _MAX_LENGTH
 
 
 def quoted(value: object) -> str:
     """Return `repr(value)`, cut: damaged files have names of thousands of characters."""
-    text = repr(value)
+    text = _SHORT.repr(value)
     return text if len(text) <= _MAX_LENGTH else f"{text[:_MAX_LENGTH]}..."
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.byte_level_bpe import AddedToken, to_json
 from converter.json_files import read_json_object
+from converter.small_files import read_small
 from converter.tokenizer_settings import TokenizerSettings
 from converter.vocabularies.base import Vocabulary, unused, without_rowless_padding
 from converter.wording import quoted
@@ -54,7 +55,7 @@ def read_tokenizer_json(path: Path, settings: TokenizerSettings, vocab_size: int
             f"{path}: expected a tokenizer.json, with an object `model`; found the keys "
             f"{quoted(list(document))}; save one with transformers"
         )
-    blob = path.read_bytes()
+    blob = read_small(path)
     backend = _load(path, blob)
     ids = backend.get_vocab(with_added_tokens=False)
     own = _own_added_tokens(path, document, ids)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from converter.byte_level_bpe import AddedToken
+from converter.small_files import read_small
 from converter.tokenizer_settings import TokenizerSettings
 from converter.vocabularies.base import Vocabulary, unused, without_rowless_padding
 from converter.wording import quoted
@@ -49,7 +50,7 @@ def read_sentencepiece(path: Path, settings: TokenizerSettings, vocab_size: int)
     """
     import sentencepiece
 
-    model = path.read_bytes()
+    model = read_small(path)
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)

@@ -18,6 +18,7 @@ from typing import Any
 
 from converter.byte_level_bpe import AddedToken, byte_level_bpe
 from converter.pretokenizers import pre_tokenizer
+from converter.small_files import read_small
 from converter.tokenizer_settings import TokenizerSettings
 from converter.vocabularies.base import Vocabulary
 from converter.wording import quoted
@@ -117,7 +118,7 @@ def read_tiktoken(
 def _read_ranks(path: Path) -> dict[bytes, int]:
     """Return the file's tokens, in the order of their ranks, which are 0, 1, 2, ..."""
     ranks: dict[bytes, int] = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(read_small(path).split(b"\n"), start=1):
         if not line.strip():
             continue
         match = _LINE.fullmatch(line)

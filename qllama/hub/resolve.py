@@ -125,8 +125,15 @@ def _from_checkpoint(path: Path, type: str, on_progress: OnProgress) -> Path:
 
 
 def _state(path: Path) -> str:
-    """Digest of the sizes and times of a file, or of all files of a directory."""
-    files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.is_file())
+    """Digest of the sizes and times of a GGUF file, or of all files of a directory.
+
+    Other weight files count with all that lies beside them: configs, tokenizers, shards.
+    """
+    if path.is_file() and path.suffix.lower() == ".gguf" and "-of-" not in path.name:
+        files = [path]
+    else:
+        directory = path.parent if path.is_file() else path
+        files = sorted(f for f in directory.iterdir() if f.is_file())
     states = ((file.name, file.stat()) for file in files)
     return _digest(" ".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in states))
 

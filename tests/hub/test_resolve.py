@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -263,8 +264,13 @@ def test_resolve_repository_is_converted_into_the_cache_once(tmp_path, cache):
 
 def test_resolve_file_of_a_repository_is_converted_too(tmp_path, cache):
     directory = write_repository(tmp_path / "tiny")
-    path = resolve_model(directory / "model.safetensors", type="f16")
+    weights = directory / "model.safetensors"
+    path = resolve_model(weights, type="f16")
     assert visible(cache) == [path.name]
+    values = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(values | {"rope_theta": 5e5}))
+    with QlmFile.open(resolve_model(weights, type="f16")) as file:
+        assert file.config.rope_theta == 5e5
 
 
 def test_resolve_repository_in_a_directory_called_as_on_the_hub_wins(tmp_path, monkeypatch):
