@@ -31,7 +31,7 @@ from converter.sources.base import CheckpointSource
 from converter.sources.options import SourceOptions
 from converter.sources.registry import open_source
 from qllama.errors import ConversionError, QllamaError
-from qllama.format.spec import TensorSpec, tensor_n_bytes
+from qllama.format.spec import MAGIC, TensorSpec, tensor_n_bytes
 from qllama.format.writer import QlmWriter
 from qllama.kernels.cores import default_n_threads
 from qllama.progress import OnProgress, silent
@@ -179,6 +179,8 @@ class _Job:
         source = open_source(path, options)
         if out.exists() and any(out.samefile(file) for file in source.files):
             raise ConversionError(f"{out}: the target is the source itself; choose another name")
+        if out.suffix != ".qlm" and out.is_file() and not _is_qlm(out):
+            raise ConversionError(f"{out}: exists, and is no .qlm file; choose another name")
         for directory, scale in adapters:
             from converter.lora import with_adapter
 
@@ -262,6 +264,11 @@ def _prepare_quantizers(job: _Job, report: OnProgress) -> None:
         report("preparing the quantizers", done, len(quantized))
         prepare(type_name)
     report("preparing the quantizers", len(quantized), len(quantized))
+
+
+def _is_qlm(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def _given_name(path: Path) -> str:

@@ -343,3 +343,15 @@ def test_convert_smollm2_is_whole_and_close_to_its_source(smollm2_gguf, tmp_path
     # The source has 4-bit codes with a minimum itself, which is what q4 can hold.
     assert error < {"q4": 0.006, "q8": 0.007, "f16": 0.0003}[preset]
     assert QUANT_TYPES[stored.type].name == {"q4": "q4", "q8": "q8_0", "f16": "f16"}[preset]
+
+
+def test_convert_file_of_another_kind_is_not_replaced(tmp_path, source):
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    with pytest.raises(ConversionError, match=r"config\.json: exists, and is no \.qlm file"):
+        convert(source, config, type="f16")
+    assert config.read_text() == "{}"
+    plain = tmp_path / "model"
+    for _ in range(2):  # the second time it is a .qlm file, whatever its name
+        convert(source, plain, type="f16")
+    QlmFile.open(plain).close()
