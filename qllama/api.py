@@ -26,7 +26,7 @@ from qllama.generation.transcript import Transcript
 from qllama.model.engine import Engine
 from qllama.notice import CompileNotice, notice
 from qllama.tokenizer import load_tokenizer
-from qllama.tokenizer.chat import ChatTemplate
+from qllama.tokenizer.chat import ChatTemplate, check_messages
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -56,6 +56,8 @@ class Llama:
     kv_type : str
         What keys and values are held in: `f16`, or `q8`, which takes half the memory,
         reads it faster and rounds more (`docs/quantization.md`).
+    chat_template : str or path, optional
+        Jinja, or the path of a file of it, for `chat` instead of the model's own.
     use_mmap : bool
         Map the file: it is open at once, and processes share its memory. False reads it
         into memory of this process' own (`docs/memory.md`).
@@ -79,8 +81,8 @@ class Llama:
         When the file is no valid `.qlm` file.
     UnsupportedModelError
         When the model needs something that qllama does not compute.
-    ValueError
-        When a count is out of range or `kv_type` unknown.
+    TokenizerError, ValueError
+        When `chat_template` is no template, a count is out of range or `kv_type` unknown.
 
     Examples
     --------
@@ -102,6 +104,7 @@ class Llama:
         n_threads: int | None = None,
         n_batch: int = DEFAULT_N_BATCH,
         kv_type: str = "f16",
+        chat_template: str | os.PathLike[str] | None = None,
         use_mmap: bool = True,
         verbose: bool = False,
         on_load: Callable[[int, int], None] | None = None,
@@ -112,6 +115,9 @@ class Llama:
         self._file = QlmFile.open(model_path, use_mmap=use_mmap, on_progress=on_load)
         try:
             self._tokenizer = load_tokenizer(self._file.tokenizer, self._file.tokenizer_blob)
+            self._chat_template: ChatTemplate | None = None
+            if chat_template is not None:
+                self.chat_template = chat_template
             self._engine = Engine(
                 self._file,
                 n_ctx=n_ctx,
@@ -123,16 +129,15 @@ class Llama:
         except BaseException:
             self._file.close()
             raise
-        load_seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started
         self._session = Session(self._engine)
         self._generator = Generator(
-            self._session, self._lock, self._tokenizer, load_seconds=load_seconds
+            self._session, self._lock, self._tokenizer, load_seconds=seconds
         )
         self._transcript = Transcript(self._tokenizer)
-        self._chat_template: ChatTemplate | None = None
         if verbose:
             notice(
-                f"loaded {os.fspath(model_path)} in {load_seconds:.2f} s: "
+                f"loaded {os.fspath(model_path)} in {seconds:.2f} s: "
                 f"{self.n_ctx} tokens of context, {self._engine.n_threads} threads"
             )
 
@@ -159,6 +164,16 @@ class Llama:
     def provenance(self) -> dict[str, Any]:
         """What the model was converted from, as its file says."""
         return self._file.provenance
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja that `chat` renders, None where the model has none; or set it, or its file."""
+        own = self._tokenizer.config.chat_template
+        return own if self._chat_template is None else self._chat_template.source
+
+    @chat_template.setter
+    def chat_template(self, template: str | os.PathLike[str]) -> None:
+        self._chat_template = ChatTemplate.of(self._tokenizer, template)
 
     @property
     def n_ctx(self) -> int:
@@ -365,14 +380,7 @@ class Llama:
         TypeError, ValueError
             When an option is unknown or out of range, or a message incomplete.
         """
-        if not messages:
-            raise ValueError("messages: expected at least one, found none")
-        for i, message in enumerate(messages):
-            if not {"role", "content"} <= message.keys():
-                found = ", ".join(map(repr, message)) or "none"
-                raise ValueError(
-                    f"messages[{i}]: expected keys 'role' and 'content', found {found}"
-                )
+        check_messages(messages)
         if self._chat_template is None:
             self._chat_template = ChatTemplate.of(self._tokenizer)
         prompt = self._chat_template.render(messages)

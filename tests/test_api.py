@@ -206,6 +206,21 @@ def test_chat_without_a_template_is_refused_with_the_way_out(load):
         load(tokenizer=ByteTokenizer()).chat(QUESTION)
 
 
+def test_chat_template_given_wins_over_the_models_own(load, tmp_path):
+    path = tmp_path / "short.jinja"
+    path.write_text("<|user|>{{ messages[0].content }}<|assistant|>")
+    answers = {(USER, *b"Hi", ASSISTANT): "Short"}
+    llm = load(answers, chat_template=path)
+    assert llm.chat(QUESTION, temperature=0) == "Short"
+    llm.chat_template = CHAT_TEMPLATE
+    assert llm.chat_template == CHAT_TEMPLATE
+    assert llm.chat(QUESTION, temperature=0, max_tokens=0).prompt_tokens == len(RENDERED)
+
+
+def test_chat_template_of_a_model_without_is_none(load):
+    assert load(tokenizer=ByteTokenizer()).chat_template is None
+
+
 @pytest.mark.parametrize(
     ("messages", "error"),
     [

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
 from qllama.cli.answering import print_answer
-from qllama.cli.loading import load_model
+from qllama.cli.loading import choose_template, load_model
 from qllama.cli.options import (
     RuntimeOptions,
+    chat_template_option,
     debug_option,
     generation_options,
     model_argument,
@@ -36,6 +38,7 @@ __all__ = ["command"]
 @model_argument
 @click.option("-p", "--prompt", metavar="TEXT", help="Answer TEXT and exit; - reads stdin.")
 @click.option("-sys", "--system", metavar="TEXT", help="System message.  [default: the model's]")
+@chat_template_option
 @generation_options
 @runtime_options
 @verbose_option
@@ -44,11 +47,12 @@ def command(
     model: str | None,
     prompt: str | None,
     system: str | None,
+    chat_template: Path | None,
     options: GenerationOptions,
     runtime: RuntimeOptions,
     verbose: bool,
 ) -> None:
-    """Talk with MODEL, using the chat template it carries.
+    """Talk with MODEL, using the chat template it carries, or --chat-template.
 
     On a terminal this is a session: type messages at `>>> `, Ctrl-C stops an
     answer, Ctrl-D leaves, /? lists the commands. With -p, or with text piped in,
@@ -62,6 +66,7 @@ def command(
     if prompt is not None and not prompt.strip():
         raise click.UsageError("The prompt is empty: give -p TEXT or pipe text in.")
     llm = load_model(model, runtime)
+    choose_template(llm, chat_template)
     defaults = registry.chat_defaults(llm.provenance)
     if defaults is not None:
         system = defaults.system if system is None else system

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qllama.cli.options import DEFAULT_WEIGHT_TYPE, RuntimeOptions
-from qllama.cli.progress import ProgressReport
+from qllama.cli.progress import ProgressReport, notice
 
 if TYPE_CHECKING:
     from qllama.api import Llama
 
-__all__ = ["compilation_progress", "load_model", "model_path"]
+__all__ = ["choose_template", "compilation_progress", "load_model", "model_path"]
 
 
 def model_path(model: str | None, weight_type: str = DEFAULT_WEIGHT_TYPE) -> Path:
@@ -78,6 +78,33 @@ def load_model(model: str | None, runtime: RuntimeOptions) -> Llama:
             use_mmap=runtime.use_mmap,
             on_load=partial(reading.report, "reading the model"),
             on_compile=on_compile,
+        )
+
+
+def choose_template(llm: Llama, file: Path | None) -> None:
+    """Have `llm` chat by the template in `file`, or plainly where the model has none.
+
+    Parameters
+    ----------
+    llm : Llama
+    file : Path or None
+        None is the model's own template. A model without one says so on stderr and
+        then continues the text of the conversation.
+
+    Raises
+    ------
+    TokenizerError
+        When the file cannot be read or is no template; names the line.
+    """
+    if file is not None:
+        llm.chat_template = file
+    elif llm.chat_template is None:
+        from qllama.tokenizer.chat import PLAIN
+
+        llm.chat_template = PLAIN
+        notice(
+            "qllama: the model has no chat template: it continues the text as it is; "
+            "--chat-template FILE gives it one"
         )
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "Diagnostics",
     "RuntimeOptions",
     "cache_type_options",
+    "chat_template_option",
     "debug_option",
     "generation_options",
     "mmap_option",
@@ -110,6 +111,16 @@ debug_option = click.option(
 
 verbose_option = click.option(
     "-v", "--verbose", is_flag=True, help="Print timings to stderr after each answer."
+)
+
+
+chat_template_option = click.option(
+    "--chat-template",
+    "--chat-template-file",
+    "chat_template",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Jinja file that turns messages into the prompt.  [default: the model's template]",
 )
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import os
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qllama.errors import TokenizerError
@@ -22,7 +24,14 @@ if TYPE_CHECKING:
 
     from qllama.tokenizer.base import Tokenizer
 
-__all__ = ["ChatTemplate"]
+__all__ = ["PLAIN", "ChatTemplate", "check_messages"]
+
+PLAIN = (
+    "{% for message in messages %}{{ message.content }}"
+    "{% if message.content and message.role != 'user' and not loop.last %}{{ '\n' }}{% endif %}"
+    "{% endfor %}"
+)
+"""For a model that was never tuned for chat: it continues the text of what was said."""
 
 
 class ChatTemplate:
@@ -40,6 +49,12 @@ class ChatTemplate:
         The Jinja template.
     bos_token, eos_token : str
         How the tokens are spelled, for the template to write; "" without one.
+    name : str
+        What errors call it.
+
+    Attributes
+    ----------
+    source : str
 
     Raises
     ------
@@ -47,35 +62,60 @@ class ChatTemplate:
         When the template is not valid Jinja; names the line.
     """
 
-    def __init__(self, source: str, bos_token: str = "", eos_token: str = "") -> None:
+    def __init__(
+        self,
+        source: str,
+        bos_token: str = "",
+        eos_token: str = "",
+        name: str = "chat template",
+    ) -> None:
         import jinja2
 
+        self.source = source
+        self._name = name
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise TokenizerError(f"chat template, line {error.lineno}: {error.message}") from None
+            raise TokenizerError(f"{name}, line {error.lineno}: {error.message}") from None
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> ChatTemplate:
-        """Return the template of the tokenizer's model.
+    def of(
+        cls, tokenizer: Tokenizer, template: str | os.PathLike[str] | None = None
+    ) -> ChatTemplate:
+        """Return the template of the tokenizer's model, or another for it.
+
+        Parameters
+        ----------
+        tokenizer : Tokenizer
+        template : str, path or None
+            Jinja, or the path of a file of it; None is the model's own.
 
         Raises
         ------
         TokenizerError
-            When the model has none; another model's is never used instead.
+            When the file cannot be read or is no template; or the model has none, and
+            another model's is never used instead.
         """
-        config = tokenizer.config
-        if config.chat_template is None:
+        config, name = tokenizer.config, "chat template"
+        if template is None:
+            source = config.chat_template
+        elif isinstance(template, str):
+            source = template
+        else:
+            name = os.fspath(template)
+            source = _read(Path(template))
+        if source is None:
             raise TokenizerError(
-                "the model has no chat template: use plain completion (`qllama generate`), "
-                "or a model that was tuned for chat"
+                "the model has no chat template: give one (`--chat-template FILE`), use plain "
+                "completion (`qllama generate`), or a model that was tuned for chat"
             )
         bos, eos = config.bos_token_id, next(iter(config.eos_token_ids), None)
         return cls(
-            config.chat_template,
+            source,
             bos_token="" if bos is None else tokenizer.token_text(bos),
             eos_token="" if eos is None else tokenizer.token_text(eos),
+            name=name,
         )
 
     def render(
@@ -122,7 +162,33 @@ class ChatTemplate:
                 if frame.filename == "<template>"
             ]
             where = f", line {lines[-1]}" if lines else ""
-            raise TokenizerError(f"chat template{where}: {one_line(error)}") from None
+            raise TokenizerError(f"{self._name}{where}: {one_line(error)}") from None
+
+
+def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse `messages` that are no conversation: none, or one that lacks `role` or `content`.
+
+    Raises
+    ------
+    ValueError
+        Names the message.
+    """
+    if not messages:
+        raise ValueError("messages: expected at least one, found none")
+    for i, message in enumerate(messages):
+        if not {"role", "content"} <= message.keys():
+            found = ", ".join(map(repr, message)) or "none"
+            raise ValueError(f"messages[{i}]: expected keys 'role' and 'content', found {found}")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise TokenizerError(
+            f"{path}: expected a chat template, but it cannot be read: {reason}"
+        ) from None
 
 
 def _plain(value: Any, where: str) -> Any:

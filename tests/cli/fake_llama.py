@@ -37,6 +37,7 @@ class FakeLlama:
         self._delay = delay
         self.calls: list[tuple[Any, dict[str, Any]]] = []
         """Prompt or messages, and options, of every call."""
+        self.chat_template: Any = "{{ messages }}"
         self.loaded: list[tuple[Any, Any]] = []
         """Model and runtime options of every load."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from qllama.cli.answering import PrintedAnswer
 from qllama.cli.options import RuntimeOptions
 from qllama.errors import QllamaError
 from qllama.generation.results import Piece
+from qllama.tokenizer.chat import PLAIN
 
 DEFAULTS = {
     "max_tokens": -1,
@@ -93,6 +95,24 @@ def test_chat_system_message_comes_first(run, fake_llama, flag):
     messages, options = fake.calls[0]
     assert messages[0] == {"role": "system", "content": "You are a pirate."}
     assert options["seed"] == 5
+
+
+def test_chat_template_file_is_the_models_template(run, fake_llama):
+    fake = fake_llama(["Ahoy."])
+    run("chat", "-p", "hi", "--chat-template", "mine.jinja")
+    assert fake.chat_template == Path("mine.jinja")
+
+
+def test_chat_model_without_template_says_so_and_continues_the_text(run, fake_llama):
+    fake = fake_llama(["Ahoy."])
+    fake.chat_template = None
+    result = run("chat", "base.qlm", "-p", "hi")
+    assert (result.exit_code, result.stdout) == (0, "Ahoy.\n")
+    assert result.stderr == (
+        "qllama: the model has no chat template: it continues the text as it is; "
+        "--chat-template FILE gives it one\n"
+    )
+    assert fake.chat_template == PLAIN
 
 
 @pytest.mark.parametrize("command", ["chat", "generate"])

@@ -9,6 +9,7 @@ from tiny_vocab import bpe_fields, token_id
 from converter.vocabularies.gguf_fields import tokenizer_from_gguf
 from qllama.errors import TokenizerError
 from qllama.tokenizer import ChatTemplate, load_tokenizer
+from qllama.tokenizer.chat import PLAIN
 
 SYSTEM = {"role": "system", "content": " Be brief. "}
 ASK = {"role": "user", "content": "Hi <b> & “you”"}
@@ -127,8 +128,44 @@ def test_render_richer_types_reach_the_template_as_plain_ones():
 
 def test_of_tokenizer_without_template_raises():
     tokenizer = load_tokenizer(*tokenizer_from_gguf(bpe_fields()))
-    with pytest.raises(TokenizerError, match="no chat template: use plain completion"):
+    with pytest.raises(TokenizerError, match=r"no chat template: give one .* use plain"):
         ChatTemplate.of(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"a\n{% bogus %}", "mine.jinja, line 2: Encountered unknown tag"),
+        (b"caf\xe9", "mine.jinja: expected a chat template, .* not UTF-8"),
+        (None, "mine.jinja: expected a chat template, .* No such file"),
+    ],
+)
+def test_of_file_that_is_no_template_raises_and_names_it(tmp_path, content, error):
+    path = tmp_path / "mine.jinja"
+    if content is not None:
+        path.write_bytes(content)
+    tokenizer = load_tokenizer(*tokenizer_from_gguf(bpe_fields()))
+    with pytest.raises(TokenizerError, match=error):
+        ChatTemplate.of(tokenizer, path)
+
+
+def test_of_file_whose_template_fails_names_file_and_line(tmp_path):
+    path = tmp_path / "mine.jinja"
+    path.write_text("a\n\n{{ nonsense.more }}")
+    template = ChatTemplate.of(load_tokenizer(*tokenizer_from_gguf(bpe_fields())), path)
+    with pytest.raises(TokenizerError, match=r"mine.jinja, line 3: 'nonsense' is undefined"):
+        template.render([ASK])
+
+
+def test_render_plain_continues_what_was_said():
+    once = {"role": "user", "content": "Once upon"}
+    assert render(PLAIN, [once]) == "Once upon"
+    system, answer = (
+        {"role": "system", "content": "A tale."},
+        {"role": "assistant", "content": " a"},
+    )
+    assert render(PLAIN, [system, once, answer, ASK]) == ("A tale.\nOnce upon a\nHi <b> & “you”")
+    assert render(PLAIN, [{"role": "system", "content": ""}, once]) == "Once upon"
 
 
 def test_of_tokenizer_spells_bos_and_eos_and_bos_is_encoded_once():
