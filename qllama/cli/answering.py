@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
+from qllama.cli.interrupts import ctrl_c_cancels
 from qllama.cli.progress import notice
 from qllama.cli.statistics import statistics_table
 
@@ -31,7 +28,7 @@ class PrintedAnswer:
 
     def print(self, stream: Stream) -> None:
         """Print the pieces of `stream` to stdout as they come; Ctrl-C cancels it."""
-        with _ctrl_c_cancels(stream):
+        with ctrl_c_cancels(stream):
             for piece in stream:
                 # Kept before it is shown: an interrupt in between must not lose it.
                 self.text += piece
@@ -85,28 +82,3 @@ def print_answer(stream: Stream, options: GenerationOptions, *, verbose: bool) -
     answer.print_remarks(options, verbose=verbose)
     if answer.last_piece is not None and answer.last_piece.finish_reason == "cancelled":
         raise KeyboardInterrupt
-
-
-@contextmanager
-def _ctrl_c_cancels(stream: Stream) -> Iterator[None]:
-    """Have Ctrl-C end `stream` at its next step; a second one interrupts at once.
-
-    A cancelled stream ends between two steps of the engine, with its last piece and
-    timings, where an exception would strike anywhere. Off the main thread, where
-    Python handles no signals, Ctrl-C is left as it is.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # None is a handler that Python did not install and so cannot put back.
-    before = signal.getsignal(signal.SIGINT) or signal.SIG_DFL
-
-    def cancel(signal_number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        stream.cancel()
-
-    try:
-        signal.signal(signal.SIGINT, cancel)
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,18 +9,21 @@ import click
 from click.core import ParameterSource
 
 from qllama.cli.answering import print_answer
+from qllama.cli.json_answer import print_json
 from qllama.cli.loading import choose_template, load_model
 from qllama.cli.options import (
     RuntimeOptions,
     chat_template_option,
     debug_option,
+    file_option,
     generation_options,
+    json_option,
     model_argument,
     runtime_options,
     verbose_option,
 )
 from qllama.cli.repl import Repl, opening_messages
-from qllama.cli.text_input import read_stdin
+from qllama.cli.text_input import read_prompt
 from qllama.hub import registry
 
 if TYPE_CHECKING:
@@ -37,43 +39,50 @@ __all__ = ["command"]
 )
 @model_argument
 @click.option("-p", "--prompt", metavar="TEXT", help="Answer TEXT and exit; - reads stdin.")
+@file_option
 @click.option("-sys", "--system", metavar="TEXT", help="System message.  [default: the model's]")
 @chat_template_option
 @generation_options
 @runtime_options
+@json_option
 @verbose_option
 @debug_option
 def command(
     model: str | None,
     prompt: str | None,
+    file: Path | None,
     system: str | None,
     chat_template: Path | None,
     options: GenerationOptions,
     runtime: RuntimeOptions,
+    as_json: bool,
     verbose: bool,
 ) -> None:
     """Talk with MODEL, using the chat template it carries, or --chat-template.
 
     On a terminal this is a session: type messages at `>>> `, Ctrl-C stops an
-    answer, Ctrl-D leaves, /? lists the commands. With -p, or with text piped in,
-    it answers once and exits; only the answer goes to stdout.
+    answer, Ctrl-D leaves, /? lists the commands. With -p or -f, or with text piped in,
+    it answers once and exits; only the answer goes to stdout. With -p and -f together,
+    the message is TEXT, an empty line and the text of FILE.
 
     The default model brings its own --temp 0.1, --top-p 0.9, --repeat-penalty 1.1
     and an empty system message, where you give none.
     """
-    if prompt == "-" or (prompt is None and not (sys.stdin and sys.stdin.isatty())):
-        prompt = read_stdin().strip()
-    if prompt is not None and not prompt.strip():
-        raise click.UsageError("The prompt is empty: give -p TEXT or pipe text in.")
+    text = read_prompt(prompt, file)
+    if text is not None and not text.strip():
+        raise click.UsageError("The prompt is empty: give -p TEXT, -f FILE or pipe text in.")
+    if text is None and as_json:
+        raise click.UsageError("--json is for one answer: give -p TEXT, -f FILE or pipe text in.")
     llm = load_model(model, runtime)
     choose_template(llm, chat_template)
     defaults = registry.chat_defaults(llm.provenance)
     if defaults is not None:
         system = defaults.system if system is None else system
         _fill_in(options, defaults)
-    if prompt is not None:
-        messages = [*opening_messages(system), {"role": "user", "content": prompt}]
-        print_answer(llm.chat(messages, stream=True, **options), options, verbose=verbose)
+    if text is not None:
+        messages = [*opening_messages(system), {"role": "user", "content": text.strip()}]
+        stream = llm.chat(messages, stream=True, **options)
+        (print_json if as_json else print_answer)(stream, options, verbose=verbose)
         return
     from qllama.cli.line_editor import line_reader
 

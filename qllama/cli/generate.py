@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 import click
 
 from qllama.cli.answering import print_answer
+from qllama.cli.json_answer import print_json
 from qllama.cli.loading import load_model
 from qllama.cli.options import (
     RuntimeOptions,
     debug_option,
+    file_option,
     generation_options,
+    json_option,
     model_argument,
     runtime_options,
     verbose_option,
 )
-from qllama.cli.text_input import read_file, read_stdin
+from qllama.cli.text_input import read_prompt
 
 if TYPE_CHECKING:
     from qllama.generation.generator import GenerationOptions
@@ -32,15 +35,10 @@ __all__ = ["command"]
 )
 @model_argument
 @click.option("-p", "--prompt", metavar="TEXT", help="The text to continue; - reads stdin.")
-@click.option(
-    "-f",
-    "--file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Read the text to continue from FILE.",
-)
+@file_option
 @generation_options
 @runtime_options
+@json_option
 @verbose_option
 @debug_option
 def command(
@@ -49,19 +47,22 @@ def command(
     file: Path | None,
     options: GenerationOptions,
     runtime: RuntimeOptions,
+    as_json: bool,
     verbose: bool,
 ) -> None:
-    """Continue the text of -p or -f with MODEL and print the continuation.
+    """Continue the text of -p or -f, or piped in, with MODEL and print the continuation.
 
     The text is taken as it is, without a chat template; <|im_start|> and its like in
-    it are control tokens. Only the continuation goes to stdout.
+    it are control tokens. Of a file or pipe, a line end at the very end is left out.
+    Only the continuation goes to stdout.
     """
-    if (prompt is None) == (file is None):
-        raise click.UsageError("Give the text to continue as -p TEXT, -p - or -f FILE.")
-    if file is not None:
-        prompt = read_file(file)
-    elif prompt == "-":
-        prompt = read_stdin()
-    assert prompt is not None
+    text = None if prompt is not None and file is not None else read_prompt(prompt, file)
+    if text is None:
+        raise click.UsageError(
+            "Give the text to continue as -p TEXT, -p - or -f FILE, or pipe it in."
+        )
+    if not text:
+        raise click.UsageError("The text is empty: give -p TEXT, -f FILE or pipe text in.")
     llm = load_model(model, runtime)
-    print_answer(llm.generate(prompt, stream=True, **options), options, verbose=verbose)
+    stream = llm.generate(text, stream=True, **options)
+    (print_json if as_json else print_answer)(stream, options, verbose=verbose)

@@ -71,7 +71,7 @@ class CommandGroup(click.Group):
         Raises
         ------
         SystemExit
-            0 done, 1 error, 2 wrong usage, 130 interrupted.
+            0 done, 1 error or stdout's reader gone, 2 wrong usage, 130 interrupted.
         """
         diagnostics = Diagnostics()
         extra |= {"standalone_mode": False, "obj": diagnostics}
@@ -129,6 +129,10 @@ def cli() -> None:
 
     MODEL is a .qlm file, a checkpoint, or a name that `qllama pull` knows. Without
     MODEL, commands use smollm2-135m and fetch it on first use.
+
+    Answers go to stdout, progress and errors to stderr. The exit code is 0 when all is
+    done, 1 after an error (told in one line) or when the reader of stdout has left, 2
+    for wrong usage and 130 after Ctrl-C.
     """
 
 

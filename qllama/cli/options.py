@@ -29,7 +29,9 @@ __all__ = [
     "cache_type_options",
     "chat_template_option",
     "debug_option",
+    "file_option",
     "generation_options",
+    "json_option",
     "mmap_option",
     "model_argument",
     "runtime_options",
@@ -113,6 +115,21 @@ verbose_option = click.option(
     "-v", "--verbose", is_flag=True, help="Print timings to stderr after each answer."
 )
 
+
+file_option = click.option(
+    "-f",
+    "--file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Read the text from FILE; - reads stdin.",
+)
+
+json_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one line of JSON instead: text, finish reason, token counts, seed, timings.",
+)
 
 chat_template_option = click.option(
     "--chat-template",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -65,6 +66,9 @@ class FakeStream:
         self._pieces = pieces
         self._delay = delay
         self._cancelled = False
+        self.seed = 7
+        self.timings = TIMINGS
+        self.finish_reason: str | None = None
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -73,18 +77,21 @@ class FakeStream:
         for i, piece in enumerate(self._pieces):
             time.sleep(self._delay)
             if self._cancelled:
+                self.finish_reason = "cancelled"
                 yield Piece("", (), "cancelled", TIMINGS)
                 return
             if isinstance(piece, BaseException):
                 raise piece
             if isinstance(piece, Piece):
+                self.finish_reason = piece.finish_reason
                 yield piece
                 continue
             if callable(piece):
                 piece()
                 continue
             last = i == len(self._pieces) - 1
-            yield Piece(piece, (i,), "stop" if last else None, TIMINGS if last else None)
+            self.finish_reason = "stop" if last else None
+            yield Piece(piece, (i,), self.finish_reason, TIMINGS if last else None)
 
 
 def main() -> None:
@@ -107,7 +114,7 @@ def main() -> None:
     parrot = Parrot([], delay=0.02)
     chat_command.load_model = parrot.load
     # A file of its own, so that no registered model's defaults come in.
-    cli.main(["chat", "parrot.qlm"])
+    cli.main(["chat", "parrot.qlm", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from qllama.cli import cli
 from qllama.cli.answering import PrintedAnswer
 from qllama.cli.options import RuntimeOptions
 from qllama.errors import QllamaError
@@ -60,32 +59,6 @@ def test_chat_flags_win_over_the_default_models_defaults(run, fake_llama):
     messages, options = fake.calls[0]
     assert messages[0]["content"] == "Be brief."
     assert (options["temperature"], options["top_p"]) == (0.8, 0.9)
-
-
-def test_chat_piped_text_is_the_prompt(run, fake_llama):
-    fake = fake_llama(["Yes."])
-    result = run("chat", stdin="Is 7 prime?\n")
-    assert result.stdout == "Yes.\n"
-    assert fake.calls[0][0][-1] == {"role": "user", "content": "Is 7 prime?"}
-
-
-def test_chat_dash_reads_stdin(run, fake_llama):
-    fake = fake_llama(["Yes."])
-    run("chat", "-p", "-", stdin="Is 7 prime?")
-    assert fake.calls[0][0][-1]["content"] == "Is 7 prime?"
-
-
-def test_chat_empty_stdin_is_wrong_usage(run, fake_llama):
-    fake = fake_llama()
-    assert run("chat", stdin="\n").exit_code == 2
-    assert fake.loaded == []
-
-
-def test_chat_stdin_that_is_no_utf8_names_the_byte(run, fake_llama):
-    fake_llama()
-    result = run("chat", stdin=b"caf\xe9")
-    assert result.exit_code == 1
-    assert "stdin: expected UTF-8 text, found byte 0xe9 at offset 3" in result.stderr
 
 
 @pytest.mark.parametrize("flag", ["-sys", "--system"])
@@ -174,33 +147,6 @@ def test_command_model_is_argument_or_option(run, fake_llama, arguments):
     assert fake.loaded[0][0] == "m.qlm"
 
 
-def test_generate_prompt_is_passed_as_it_is(run, fake_llama):
-    fake = fake_llama([" there", " was"])
-    result = run("generate", "-p", " Once\n")
-    assert result.stdout == " there was\n"
-    assert fake.calls[0][0] == " Once\n"
-
-
-def test_generate_file_is_read(run, fake_llama, tmp_path):
-    fake = fake_llama(["a"])
-    (tmp_path / "text").write_text("Zoë said\n", encoding="utf-8")
-    run("generate", "-f", str(tmp_path / "text"))
-    assert fake.calls[0][0] == "Zoë said\n"
-
-
-def test_generate_dash_reads_stdin(run, fake_llama):
-    fake = fake_llama(["a"])
-    run("generate", "-p", "-", stdin="Once")
-    assert fake.calls[0][0] == "Once"
-
-
-def test_generate_missing_file_is_named(run, fake_llama):
-    fake_llama()
-    result = run("generate", "-f", "no/such/file")
-    assert result.exit_code == 1
-    assert result.stderr == "qllama: error: no/such/file: No such file or directory\n"
-
-
 def test_answer_cut_short_by_an_error_keeps_what_was_said(run, fake_llama):
     fake_llama(["Half of", QllamaError("the rest is lost")])
     result = run("chat", "-p", "hi")
@@ -242,18 +188,6 @@ def test_answer_full_context_is_told_unless_a_limit_was_set(run, fake_llama, lim
     fake_llama([Piece("a", (0,), "length")])
     result = run("chat", "-p", "hi", *limit)
     assert ("context window is full" in result.stderr) is expected
-
-
-@pytest.mark.parametrize("arguments", [["chat"], ["chat", "-p", "-"], ["generate", "-p", "-"]])
-def test_closed_stdin_is_told_in_one_line(arguments, fake_llama, monkeypatch, capsys):
-    fake_llama()
-    monkeypatch.setattr("sys.stdin", None)
-    with pytest.raises(SystemExit):
-        cli.main(arguments)
-    assert capsys.readouterr().err == (
-        "qllama: error: stdin: expected text, found it closed; "
-        "give the text on the command line or pipe it in\n"
-    )
 
 
 @pytest.fixture

@@ -72,8 +72,6 @@ def test_group_version_names_the_program(run):
         (["chat", "--top-p", "1.5"], "--top-p"),
         (["chat", "-p", " "], "The prompt is empty"),
         (["chat", "a.qlm", "-m", "b.qlm", "-p", "hi"], "MODEL is given twice"),
-        (["generate"], "-p TEXT, -p - or -f FILE"),
-        (["generate", "-p", "a", "-f", "b"], "-p TEXT, -p - or -f FILE"),
         (["generate", "-p", "a", "-l", "12"], "expected TOKEN_ID+BIAS"),
         (["convert"], "Missing argument 'SRC'"),
         (["convert", "a", "b", "-o", "c"], "OUT is given twice"),
