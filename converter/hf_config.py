@@ -32,7 +32,7 @@ class _Family:
     Parameters
     ----------
     qkv_bias : bool
-        q, k and v have biases, whatever `attention_bias` says.
+        q, k and v have biases, and o has none, whatever `attention_bias` says.
     qk_norm : bool
         See `ModelConfig`.
     head_dim : int or None
@@ -73,6 +73,7 @@ _USED = hf_rope.KEYS | {
     "rms_norm_eps",
     "tie_word_embeddings",
     "attention_bias",
+    "attention_output_bias",
     "mlp_bias",
     "sliding_window",
     "use_sliding_window",
@@ -80,6 +81,7 @@ _USED = hf_rope.KEYS | {
     "layer_types",
 }
 
+_Q_BIAS, _O_BIAS = "self_attn.q_proj.bias", "self_attn.o_proj.bias"
 _SILU = ("silu", "swish")
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _LAYERS_DIFFER = "layers that differ from each other are not supported"
@@ -122,6 +124,9 @@ def config_from_hugging_face(
         )
     activation = config.text("hidden_act", "silu")
     theta, scaling = hf_rope.rope_from_hugging_face(config)
+    attention_bias = family.qkv_bias or config.flag("attention_bias", False)
+    # Transformers has no such key: of MindFormers, and for checkpoints that lack these alone.
+    output_bias = config.flag("attention_output_bias", attention_bias and not family.qkv_bias)
     fields = {
         "model_type": config.text("model_type"),
         "vocab_size": config.integer("vocab_size"),
@@ -137,11 +142,13 @@ def config_from_hugging_face(
         "rope_scaling": scaling,
         # The default of all five families.
         "tie_word_embeddings": config.flag("tie_word_embeddings", False),
-        "attention_bias": _has_biases(
-            config, names, "attention_bias", "self_attn.q_proj.bias", family.qkv_bias
+        "attention_bias": _checked_bias(config, names, "attention_bias", _Q_BIAS, attention_bias),
+        "attention_output_bias": _checked_bias(
+            config, names, "attention_bias", _O_BIAS, output_bias
         ),
-        "attention_output_bias": _has_output_bias(config, names),
-        "mlp_bias": _has_biases(config, names, "mlp_bias", "mlp.gate_proj.bias"),
+        "mlp_bias": _checked_bias(
+            config, names, "mlp_bias", "mlp.gate_proj.bias", config.flag("mlp_bias", False)
+        ),
         "qk_norm": family.qk_norm,
         "sliding_window": _sliding_window(config, family, layers),
         "hidden_act": "silu" if activation in _SILU else activation,
@@ -194,34 +201,18 @@ def _head_dim(config: Fields, family: _Family, hidden_size: int, heads: int) -> 
     return config.integer("head_dim", default or hidden_size // heads)
 
 
-def _has(names: Collection[str], suffix: str) -> bool:
-    return any(name.endswith(f".{suffix}") for name in names)
-
-
-def _has_biases(
-    config: Fields, names: Collection[str], key: str, suffix: str, always: bool = False
+def _checked_bias(
+    config: Fields, names: Collection[str], key: str, suffix: str, expected: bool
 ) -> bool:
-    """Whether there are biases; that the key and the tensors disagree is an error."""
-    found = _has(names, suffix)
-    expected = always or config.flag(key, False)
-    if found != expected:
-        raise ConversionError(
-            f"{config.where}: {key} = {quoted(config.values.get(key))}: expected "
-            f"{'' if expected else 'no '}tensors ...{suffix} in this model, found "
-            f"{'some' if found else 'none'}"
-        )
-    return found
-
-
-def _has_output_bias(config: Fields, names: Collection[str]) -> bool:
-    """Whether o has a bias; without one where `attention_bias` is true, it is zero."""
-    found = _has(names, "self_attn.o_proj.bias")
-    if found and not config.flag("attention_bias", False):
-        raise ConversionError(
-            f"{config.where}: attention_bias = {quoted(config.values.get('attention_bias'))}: "
-            "expected no tensors ...self_attn.o_proj.bias in this model, found some"
-        )
-    return found
+    """Return `expected`; that the tensors disagree is an error."""
+    if any(name.endswith(f".{suffix}") for name in names) == expected:
+        return expected
+    advice = "; if o alone has none, say attention_output_bias: false in a copy given as --config"
+    raise ConversionError(
+        f"{config.where}: {key} = {quoted(config.values.get(key))}: expected "
+        f"{'' if expected else 'no '}tensors ...{suffix} in this model, found "
+        f"{'none' if expected else 'some'}{advice if expected and suffix == _O_BIAS else ''}"
+    )
 
 
 def _sliding_window(config: Fields, family: _Family, layers: int) -> int | None:

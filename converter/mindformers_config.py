@@ -177,6 +177,7 @@ def hugging_face_values(where: Path, document: Mapping[str, Any]) -> dict[str, A
         "rope_scaling": scaling,
         "tie_word_embeddings": model.flag("tie_word_embeddings", False),
         "attention_bias": model.flag("qkv_has_bias", False),
+        "attention_output_bias": model.flag("attn_proj_has_bias", False),
         # MindFormers' defaults fit one tokenizer; any tokenizer knows its own.
         **{key: model.values[key] for key in _TOKEN_IDS if key in model},
     }

@@ -258,11 +258,21 @@ def test_hf_config_biases_that_no_key_declares_are_refused():
             config(names=names)
 
 
-def test_hf_config_output_bias_that_is_missing_is_zero():
+def test_hf_config_output_bias_that_is_missing_is_refused_unless_the_config_says_so():
     shapes = shapes_of(config_of(attention_bias=True))
     names = [name for name in shapes if not name.endswith("o_proj.bias")]
-    found = config(attention_bias=True, names=names)
+    complaint = r"attention_bias = True: expected tensors .*o_proj.*attention_output_bias: false"
+    with pytest.raises(ConversionError, match=complaint):
+        config(attention_bias=True, names=names)
+    found = config(attention_bias=True, attention_output_bias=False, names=names)
     assert (found.attention_bias, found.attention_output_bias) == (True, False)
+
+
+def test_hf_config_qwen2_has_no_output_bias_whatever_attention_bias_says():
+    names = shapes_of(config_of(model_type="qwen2"))
+    for flag in (False, True):
+        found = config(model_type="qwen2", attention_bias=flag, names=names)
+        assert (found.attention_bias, found.attention_output_bias) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,19 @@ def test_llama_2_7b():
     assert not config.attention_bias
 
 
+@pytest.mark.parametrize("qkv", [False, True])
+@pytest.mark.parametrize("output", [False, True])
+def test_biases_of_qkv_and_of_the_projection_have_a_key_each(qkv, output):
+    values = values_of(LLAMA_2_7B, qkv_has_bias=qkv, attn_proj_has_bias=output)
+    layer = "model.layers.0.self_attn."
+    biases = [layer + "q_proj.bias"] * qkv + [layer + "o_proj.bias"] * output
+    config = config_from_hugging_face(WHERE, values, [*map(str, range(300)), *biases])
+    assert (config.attention_bias, config.attention_output_bias) == (qkv, output)
+    if output:
+        with pytest.raises(ConversionError, match=r"expected tensors .*o_proj\.bias"):
+            config_from_hugging_face(WHERE, values, [*map(str, range(300)), *biases[:-1]])
+
+
 def test_llama_3_1_8b():
     config = config_of(LLAMA_3_1_8B)
     assert (config.num_key_value_heads, config.intermediate_size) == (8, 14336)
