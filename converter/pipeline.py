@@ -51,7 +51,7 @@ def plan(
     options: SourceOptions = _AS_FOUND,
     adapters: _Adapters = (),
 ) -> ConversionPlan:
-    """Say what `convert` would make, refusing what it would refuse before it reads weights.
+    """Say what `convert` would make; whether there is room for it, the caller may ask.
 
     Parameters
     ----------
@@ -61,12 +61,10 @@ def plan(
     Raises
     ------
     ConversionError, UnsupportedModelError, TokenizerError
-        As `convert`.
+        As `convert` before it reads weights.
     """
     job = _Job.prepare(Path(source_path), out_path, type, options, adapters)
-    writer = job.writer(job.provenance({}))
-    writer.check_target()
-    return job.plan(writer.file_size)
+    return job.plan(job.writer(job.provenance({})).file_size)
 
 
 def convert(

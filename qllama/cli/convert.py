@@ -94,8 +94,11 @@ def command(
     options = SourceOptions(source_format, config, tokenizer, rope_layout, fused_layout)
     if dry_run:
         from qllama.cli.dry_run import as_text
+        from qllama.format.partial import check_target
 
-        click.echo(as_text(plan(src, out, type_name, options=options, adapters=merged)))
+        planned = plan(src, out, type_name, options=options, adapters=merged)
+        click.echo(as_text(planned))
+        check_target(planned.out, planned.n_bytes)
         return
     with ProgressReport() as progress:
         report = convert(

@@ -22,7 +22,7 @@ from qllama.errors import ConversionError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["PartialFile"]
+__all__ = ["PartialFile", "check_target"]
 
 
 class PartialFile:
@@ -34,6 +34,8 @@ class PartialFile:
         Where the whole file shall appear; a regular file there is replaced.
     n_bytes : int
         What the whole file will take; refused at once where that is not free.
+    clean : bool
+        Whether to remove what killed writers of the same target left.
 
     Attributes
     ----------
@@ -47,7 +49,7 @@ class PartialFile:
         target, and the bytes needed and free where space is short.
     """
 
-    def __init__(self, target: Path, n_bytes: int) -> None:
+    def __init__(self, target: Path, n_bytes: int, *, clean: bool = True) -> None:
         self._target = target
         self._n_bytes = n_bytes
         with self._explained():
@@ -56,7 +58,8 @@ class PartialFile:
                     f"{target}: cannot be written: it exists and is not a regular file; "
                     "choose another name"
                 )
-            _remove_leftovers(target)
+            if clean:
+                _remove_leftovers(target)
             free = shutil.disk_usage(target.parent).free
             if free < n_bytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -119,6 +122,23 @@ class PartialFile:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return f"{error.strerror}: {directory}; make the directory first or choose another"
         return f"{error.strerror or error}"
+
+
+def check_target(target: Path, n_bytes: int) -> None:
+    """Refuse what `PartialFile` would refuse; afterwards all is as it was.
+
+    Parameters
+    ----------
+    target : Path
+    n_bytes : int
+        What the whole file would take.
+
+    Raises
+    ------
+    ConversionError
+        As `PartialFile`.
+    """
+    PartialFile(target, n_bytes, clean=False).discard()
 
 
 def _create(target: Path) -> tuple[Path, BinaryIO]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,6 +100,22 @@ def test_convert_dry_run_tells_the_size_that_a_conversion_gives(run, tmp_path):
 
 def test_convert_dry_run_refuses_what_a_conversion_would_refuse(run, tmp_path):
     source = write_gguf(tmp_path / "tiny.gguf", tokenizer=False)
-    for target in ("absent/out.qlm", "out.qlm"):
-        result = run("convert", str(source), str(tmp_path / target), "--dry-run")
-        assert (result.exit_code, result.stdout) == (1, "")
+    result = run("convert", str(source), str(tmp_path / "out.qlm"), "--dry-run")
+    assert (result.exit_code, result.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("obstacle", ["disk", "directory"])
+def test_convert_dry_run_without_room_for_the_file_tells_its_size_first(
+    run, tmp_path, monkeypatch, obstacle
+):
+    source = write_gguf(tmp_path / "tiny.gguf")
+    leftover = tmp_path / ".out.qlm.01234567.partial"
+    leftover.touch()
+    out = tmp_path / ("absent/out.qlm" if obstacle == "directory" else "out.qlm")
+    if obstacle == "disk":
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    result = run("convert", str(source), str(out), "--dry-run")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[-1].startswith(f"would write {out}: q4, ")
+    assert re.fullmatch(rf"qllama: error: {out}: cannot be written: [^\n]*\n", result.stderr)
+    assert leftover.exists()
