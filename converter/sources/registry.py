@@ -17,7 +17,7 @@ from converter.wording import shown
 from qllama.errors import ConversionError
 from qllama.format.spec import MAGIC
 
-__all__ = ["FORMATS", "Format", "detect", "open_source"]
+__all__ = ["FORMATS", "Format", "detect", "files_of", "open_source"]
 
 _GGUF_MAGIC = b"GGUF"
 _ADAPTER = "adapter_"
@@ -186,6 +186,30 @@ def open_source(path: Path, options: SourceOptions | None = None) -> CheckpointS
         if getattr(options, field) is not None and field not in found.takes:
             raise ConversionError(f"{path}: {flag} is of no use for the format {name}")
     return found.open(path, options)
+
+
+def files_of(path: Path) -> list[Path]:
+    """List what opening a checkpoint may read; where one has changed, so may the model.
+
+    Parameters
+    ----------
+    path : Path
+        File or directory.
+
+    Returns
+    -------
+    list of Path
+        An unsplit GGUF file alone; else the files beside the weights, configs and tokenizers
+        among them, those of MindSpore's ranks, and those above a directory of Meta's, where
+        its tokenizer may be.
+    """
+    if path.is_file() and path.suffix.lower() == ".gguf" and "-of-" not in path.name:
+        return [path]
+    directory = path.parent if path.is_file() else path
+    places = [directory, *(p for p in directory.glob("rank_*") if p.is_dir())]
+    if (directory / "params.json").is_file():
+        places.append(directory.resolve().parent)
+    return sorted(file for place in places for file in place.iterdir() if file.is_file())
 
 
 def _described(path: Path) -> str:

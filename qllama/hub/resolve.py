@@ -125,17 +125,11 @@ def _from_checkpoint(path: Path, type: str, on_progress: OnProgress) -> Path:
 
 
 def _state(path: Path) -> str:
-    """Digest of the sizes and times of a GGUF file, or of all files of a directory.
+    """Digest of the sizes and times of a checkpoint's files."""
+    from converter.sources.registry import files_of
 
-    Other weight files count with all that lies beside them: configs, tokenizers, shards.
-    """
-    if path.is_file() and path.suffix.lower() == ".gguf" and "-of-" not in path.name:
-        files = [path]
-    else:
-        directory = path.parent if path.is_file() else path
-        files = sorted(f for f in directory.iterdir() if f.is_file())
-    states = ((file.name, file.stat()) for file in files)
-    return _digest(" ".join(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in states))
+    states = ((file, file.stat()) for file in files_of(path))
+    return _digest(" ".join(f"{file} {s.st_size} {s.st_mtime_ns}" for file, s in states))
 
 
 def _digest(text: str) -> str:

@@ -10,7 +10,7 @@ from tiny_hf import write_repository
 
 from converter.sources import registry
 from converter.sources.options import SourceOptions
-from converter.sources.registry import FORMATS, Format, open_source
+from converter.sources.registry import FORMATS, Format, files_of, open_source
 from qllama.errors import ConversionError
 
 
@@ -143,6 +143,26 @@ def test_registry_file_of_an_adapter_is_described(tmp_path):
     path = touch(tmp_path, "adapter_model.safetensors") / "adapter_model.safetensors"
     with pytest.raises(ConversionError, match=r"a file of a LoRA adapter.*--lora"):
         open_source(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("a/m.gguf", {"a/m.gguf"}),
+        ("a/m-00001-of-00002.gguf", {"a/m-00001-of-00002.gguf", "a/m.gguf", "a/x.json"}),
+        ("meta", {"meta/consolidated.00.pth", "meta/params.json", "tokenizer.model"}),
+        ("ms", {"ms/rank_0/x.ckpt", "ms/rank_0/x.yaml", "ms/tokenizer.json"}),
+        ("ms/rank_0/x.ckpt", {"ms/rank_0/x.ckpt", "ms/rank_0/x.yaml"}),
+    ],
+)
+def test_registry_files_of_a_checkpoint_are_all_that_it_may_depend_on(tmp_path, given, names):
+    for directory in ("a/below", "meta", "ms/rank_0"):
+        (tmp_path / directory).mkdir(parents=True)
+    touch(tmp_path / "a", "m.gguf", "m-00001-of-00002.gguf", "x.json", "below/y.json")
+    touch(tmp_path, "meta/consolidated.00.pth", "meta/params.json", "tokenizer.model")
+    touch(tmp_path / "ms", "rank_0/x.ckpt", "rank_0/x.yaml", "tokenizer.json")
+    found = {str(path.relative_to(tmp_path)) for path in files_of(tmp_path / given)}
+    assert found == names
 
 
 def test_registry_missing_path_is_named(tmp_path):

@@ -15,6 +15,7 @@ from filelock import FileLock
 from tiny_gguf import write_gguf
 from tiny_hf import config_of, write_repository
 
+from converter.sources import registry as registry_of_sources
 from qllama.errors import ConversionError, ModelNotFoundError, UnsupportedModelError
 from qllama.format.reader import QlmFile
 from qllama.hub import pypi, registry
@@ -271,6 +272,16 @@ def test_resolve_file_of_a_repository_is_converted_too(tmp_path, cache):
     (directory / "config.json").write_text(json.dumps(values | {"rope_theta": 5e5}))
     with QlmFile.open(resolve_model(weights, type="f16")) as file:
         assert file.config.rope_theta == 5e5
+
+
+def test_resolve_checkpoint_of_which_a_file_elsewhere_changed_is_converted_anew(
+    tmp_path, cache, monkeypatch
+):
+    monkeypatch.setattr(registry_of_sources, "files_of", lambda path: [path, tmp_path / "far"])
+    (tmp_path / "far").write_bytes(b"1")
+    before = resolve_model(write_repository(tmp_path / "tiny"), type="f16")
+    (tmp_path / "far").write_bytes(b"22")
+    assert resolve_model(tmp_path / "tiny", type="f16") != before
 
 
 def test_resolve_repository_in_a_directory_called_as_on_the_hub_wins(tmp_path, monkeypatch):
