@@ -10,18 +10,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from converter.hf_tensors import canonical_name, equal_values
-from converter.lora_checks import FUSED, check_targets, check_whole, compare_names
+from converter.lora_checks import (
+    FUSED,
+    check_targets,
+    check_whole,
+    compare_names,
+    compare_tokenizers,
+)
 from converter.peft_config import AdapterConfig, read_adapter_config
 from converter.peft_weights import AdapterWeights, read_adapter_weights
 from converter.sources.base import CheckpointSource, OpenedSource, SourceTensor
 from converter.sources.views import LowRankUpdate, RowSlice
-from converter.tokenizer_files import tokenizer_from_path
+from converter.tokenizer_files import has_tokenizer
 from converter.wording import quoted, shown
 from qllama.config import ModelConfig, TokenizerConfig
 from qllama.errors import ConversionError, TokenizerError
@@ -61,7 +69,8 @@ def with_adapter(source: CheckpointSource, directory: Path, scale: float) -> Che
     """Merge a PEFT LoRA adapter into a checkpoint; nothing is computed before it is read.
 
     A model whose head is tied to its embedding is untied where the adapter changes one of
-    the two: that is what was trained. Where it adds tokens, the tokenizer is the adapter's.
+    the two: that is what was trained. Where it adds rows for tokens, the tokenizer is the
+    adapter's, unless the user has named one.
 
     Parameters
     ----------
@@ -96,7 +105,7 @@ def with_adapter(source: CheckpointSource, directory: Path, scale: float) -> Che
     compare_names(config, source)
     return _Adapted(
         config=model,
-        load_tokenizer=lambda: _tokenizer(source, directory, model.vocab_size),
+        load_tokenizer=partial(_tokenizer, source, directory),
         tensors={name: tensors[name] for name in expected_shapes(model)},
         files=(*source.files, weights.path),
         provenance=_provenance(source.provenance, config, weights, scale),
@@ -196,15 +205,18 @@ def _grown(path: Path, model: ModelConfig, tensors: Mapping[str, SourceTensor]) 
 
 
 def _tokenizer(
-    source: CheckpointSource, directory: Path, vocab_size: int
+    source: CheckpointSource, directory: Path, vocab_size: int, trained: Path | None
 ) -> tuple[TokenizerConfig, bytes]:
-    """Return the tokenizer of the base model, or the adapter's where it has added tokens."""
-    base = source.tokenizer
+    """Load the tokenizer of the base model, or the adapter's where it has added rows."""
     if vocab_size == source.config.vocab_size:
-        return base
-    ends = {"bos_token_id": base[0].bos_token_id, "eos_token_id": list(base[0].eos_token_ids)}
+        found = source.load_tokenizer(vocab_size, trained)
+        if trained is None and has_tokenizer(directory):
+            with suppress(TokenizerError):  # It may have tokens that the model has no rows for.
+                own = source.load_tokenizer(vocab_size, directory)
+                compare_tokenizers(directory, own, found)
+        return found
     try:
-        return tokenizer_from_path(directory, vocab_size, ends)
+        return source.load_tokenizer(vocab_size, trained or directory)
     except TokenizerError as e:
         raise TokenizerError(
             f"{e}; the adapter adds tokens to the {source.config.vocab_size} of the base model, "

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 from converter.peft_config import AdapterConfig
 from converter.peft_weights import AdapterWeights
 from converter.sources.base import CheckpointSource, SourceTensor
-from converter.wording import quoted, shown
+from converter.wording import listed, quoted, shown
+from qllama.config import TokenizerConfig
 from qllama.errors import ConversionError
 from qllama.notice import notice
+from qllama.tokenizer import load_tokenizer
 
-__all__ = ["FUSED", "check_targets", "check_whole", "compare_names"]
+__all__ = ["FUSED", "check_targets", "check_whole", "compare_names", "compare_tokenizers"]
 
 FUSED = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),
@@ -151,3 +154,38 @@ def compare_names(config: AdapterConfig, source: CheckpointSource) -> None:
             f"{config.path.parent}: trained on {quoted(config.base_model)}; nothing in the name "
             f"of {source.files[0]} says that it is that model"
         )
+
+
+def compare_tokenizers(
+    directory: Path, own: tuple[TokenizerConfig, bytes], used: tuple[TokenizerConfig, bytes]
+) -> None:
+    """Say so on stderr where an adapter's tokenizer knows what the one in use does not.
+
+    Parameters
+    ----------
+    directory : Path
+        The adapter.
+    own, used : tuple of TokenizerConfig and bytes
+        Its tokenizer, and the base model's.
+    """
+    known = set(_tokens(used))
+    lacking = [token for token in _tokens(own) if token not in known]
+    found = [f"tokens of its own ({listed(lacking)})"] if lacking else []
+    if own[0].chat_template not in (None, used[0].chat_template):
+        found.append("another chat template")
+    if found:
+        notice(
+            f"{directory}: its tokenizer has {' and '.join(found)}; the base model's is used, "
+            f"--tokenizer {directory} takes this one"
+        )
+
+
+def _tokens(record: tuple[TokenizerConfig, bytes]) -> list[str]:
+    """All tokens as text, alike in both kinds of tokenizers."""
+    tokenizer = load_tokenizer(*record)
+    return [
+        tokenizer.token_text(i)
+        if tokenizer.is_special(i)
+        else tokenizer.token_bytes(i).decode("utf-8", "backslashreplace")
+        for i in range(tokenizer.vocab_size)
+    ]

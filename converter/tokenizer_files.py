@@ -21,13 +21,18 @@ from qllama.config import TokenizerConfig
 from qllama.errors import ConversionError, TokenizerError
 from qllama.tokenizer import load_tokenizer
 
-__all__ = ["tokenizer_from_path"]
+__all__ = ["has_tokenizer", "tokenizer_from_path"]
 
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model")
 # Meta begins every text of Llama 3 with it; the first tokenizer.json files, and those of many
 # fine-tunes made from them, forgot to.
 _BEGINS_EVERY_TEXT = "<|begin_of_text|>"
 _SAVE = "save a tokenizer.json with transformers (AutoTokenizer...save_pretrained)"
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Whether a vocabulary that can be read lies in a directory."""
+    return any((directory / name).is_file() for name in _VOCABULARIES)
 
 
 def tokenizer_from_path(

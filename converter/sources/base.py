@@ -95,6 +95,19 @@ class CheckpointSource(Protocol):
     def tokenizer(self) -> tuple[TokenizerConfig, bytes]:
         """Tokenizer record and the blob it describes."""
 
+    def load_tokenizer(
+        self, vocab_size: int, trained: Path | None
+    ) -> tuple[TokenizerConfig, bytes]:
+        """Load the tokenizer of a model that was trained further.
+
+        Parameters
+        ----------
+        vocab_size : int
+            Rows of its embedding.
+        trained : Path or None
+            Where its tokenizer is, unless the user has named another; None for `tokenizer`.
+        """
+
     @property
     def tensors(self) -> Mapping[str, SourceTensor]:
         """Exactly the tensors of `qllama.tensors.expected_shapes(config)`, in its order."""
@@ -115,11 +128,11 @@ class OpenedSource:
     Parameters
     ----------
     load_tokenizer : callable
-        Called once, when the tokenizer is first asked for.
+        See `CheckpointSource`; also called once, when the tokenizer is first asked for.
     """
 
     config: ModelConfig
-    load_tokenizer: Callable[[], tuple[TokenizerConfig, bytes]]
+    load_tokenizer: Callable[[int, Path | None], tuple[TokenizerConfig, bytes]]
     tensors: Mapping[str, SourceTensor]
     files: Sequence[Path]
     provenance: dict[str, Any]
@@ -127,4 +140,4 @@ class OpenedSource:
     @cached_property
     def tokenizer(self) -> tuple[TokenizerConfig, bytes]:
         """Tokenizer record and the blob it describes."""
-        return self.load_tokenizer()
+        return self.load_tokenizer(self.config.vocab_size, None)

@@ -25,6 +25,7 @@ from converter.sources.gguf_parts import read_parts
 from converter.sources.options import SourceOptions
 from converter.sources.views import interleaved_to_half_split
 from converter.tensor_map import check_tensors, from_gguf
+from converter.tokenizer_files import tokenizer_from_path
 from converter.vocabularies.gguf_fields import tokenizer_from_gguf
 from converter.wording import quoted
 from qllama.config import ModelConfig, TokenizerConfig
@@ -40,9 +41,9 @@ _SAME_BLOCKS: dict[GGMLQuantizationType, BlockType] = {
 }
 
 
-def open_checkpoint(path: Path, _options: SourceOptions) -> GgufSource:
+def open_checkpoint(path: Path, options: SourceOptions) -> GgufSource:
     """Open the GGUF file at `path`; see `GgufSource`."""
-    return GgufSource(path)
+    return GgufSource(path, options.tokenizer)
 
 
 class GgufSource:
@@ -53,6 +54,8 @@ class GgufSource:
     path : Path
         The file, or one of the parts it was split in; they must not change while the source
         is in use.
+    tokenizer : Path or None
+        Where to take the tokenizer from, instead of the file.
 
     Raises
     ------
@@ -62,8 +65,9 @@ class GgufSource:
         When the model needs what qllama does not compute.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tokenizer: Path | None = None) -> None:
         self.path = path
+        self._tokenizer = tokenizer
         header, self.files = read_parts(path)
         self._metadata = header.metadata
         names, unknown = from_gguf(header.tensors)
@@ -90,6 +94,16 @@ class GgufSource:
         TokenizerError
             When there is none, or one that qllama cannot rebuild.
         """
+        return self.load_tokenizer(self.config.vocab_size, None)
+
+    def load_tokenizer(
+        self, vocab_size: int, trained: Path | None
+    ) -> tuple[TokenizerConfig, bytes]:
+        """Load the tokenizer of a model that was trained further; see `CheckpointSource`."""
+        if (path := self._tokenizer or trained) is not None:
+            roles = ("bos_token_id", "eos_token_id")
+            declared = {role: self._metadata.get(f"tokenizer.ggml.{role}") for role in roles}
+            return tokenizer_from_path(path, vocab_size, declared)
         try:
             return tokenizer_from_gguf(self._metadata)
         except TokenizerError as e:

@@ -64,8 +64,8 @@ def open_repository(
     raw = joined_int8(raw)
     config = config_from_hugging_face(where, declared, raw)
 
-    def load_tokenizer() -> tuple[TokenizerConfig, bytes]:
-        return tokenizer_from_path(options.tokenizer or directory, config.vocab_size, declared)
+    def load_tokenizer(vocab_size: int, trained: Path | None) -> tuple[TokenizerConfig, bytes]:
+        return tokenizer_from_path(options.tokenizer or trained or directory, vocab_size, declared)
 
     return OpenedSource(
         config=config,

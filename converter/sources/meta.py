@@ -96,10 +96,10 @@ def open_checkpoint(path: Path, options: SourceOptions) -> OpenedSource:
         if ".self_attn.q_proj." in name or ".self_attn.k_proj." in name:
             raw[name] = _half_split(raw[name], config)
 
-    def load_tokenizer() -> tuple[TokenizerConfig, bytes]:
+    def load_tokenizer(vocab_size: int, trained: Path | None) -> tuple[TokenizerConfig, bytes]:
         from converter.tokenizer_files import tokenizer_from_path
 
-        return tokenizer_from_path(options.tokenizer or directory, config.vocab_size, values)
+        return tokenizer_from_path(options.tokenizer or trained or directory, vocab_size, values)
 
     return OpenedSource(
         config=config,

@@ -114,8 +114,8 @@ def _assembled(
         check_is_float(tensor)
     raw = unfused(where, tensors, names, config, layouts)
 
-    def load_tokenizer() -> tuple[TokenizerConfig, bytes]:
-        return tokenizer_from_path(options.tokenizer or where.parent, config.vocab_size, values)
+    def load_tokenizer(vocab_size: int, trained: Path | None) -> tuple[TokenizerConfig, bytes]:
+        return tokenizer_from_path(options.tokenizer or trained or where.parent, vocab_size, values)
 
     return OpenedSource(
         config=config,

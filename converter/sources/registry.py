@@ -102,7 +102,7 @@ def _is_mindspore(path: Path) -> bool:
 # A directory is the first that it matches: published repositories repeat the same weights in
 # several formats, and these come in the order in which they are the least trouble.
 FORMATS: dict[str, Format] = {
-    "gguf": Format("GGUF files (llama.cpp)", "gguf", _is_gguf),
+    "gguf": Format("GGUF files (llama.cpp)", "gguf", _is_gguf, ("tokenizer",)),
     "huggingface": Format(
         "Hugging Face repositories with safetensors files",
         "huggingface",

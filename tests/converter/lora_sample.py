@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from converter.sources.base import OpenedSource, SourceTensor
+from converter.tokenizer_files import tokenizer_from_path
 from qllama.config import ModelConfig, TokenizerConfig
 from qllama.tensors import expected_shapes
 
@@ -68,10 +69,14 @@ def base_model(config: ModelConfig = CONFIG, **provenance: Any) -> OpenedSource:
         name: ArrayTensor(random.standard_normal(shape, np.float32))
         for name, shape in expected_shapes(config).items()
     }
-    tokenizer = (TokenizerConfig("tokenizers"), b"blob")
-    return OpenedSource(
-        config, lambda: tokenizer, tensors, (Path("m.gguf"),), {"format": "gguf", **provenance}
-    )
+
+    def load_tokenizer(vocab_size: int, trained: Path | None) -> tuple[TokenizerConfig, bytes]:
+        if trained is not None:
+            return tokenizer_from_path(trained, vocab_size, {})
+        return TokenizerConfig("tokenizers"), b"blob"
+
+    provenance = {"format": "gguf", **provenance}
+    return OpenedSource(config, load_tokenizer, tensors, (Path("m.gguf"),), provenance)
 
 
 def values(source: Any) -> dict[str, np.ndarray]:

@@ -8,8 +8,11 @@ import pytest
 import tiny_gguf
 from gguf import GGMLQuantizationType as Ggml
 from tiny_gguf import HEAD_DIM, HEADS, KV_HEADS, LAYERS, dequantized, to_half_split, write_gguf
+from tiny_hf import write_tokenizer
 
 from converter.sources.gguf import GgufSource
+from converter.sources.options import SourceOptions
+from converter.sources.registry import open_source
 from qllama.config import RopeScaling
 from qllama.errors import (
     ConversionError,
@@ -250,3 +253,11 @@ def test_source_random_damage_of_the_header_is_one_line_or_nothing(tmp_path):
             messages.append(str(error))
     assert len(messages) > 200
     assert not [m for m in messages if "\n" in m or len(m) > len(str(path)) + 500]
+
+
+def test_gguf_tokenizer_may_be_another_file_s(tmp_path):
+    write_tokenizer(tmp_path)
+    path = write_gguf(tmp_path / "m.gguf", tokenizer=False)
+    record, blob = open_source(path, SourceOptions(tokenizer=tmp_path)).tokenizer
+    assert blob == (tmp_path / "tokenizer.json").read_bytes()
+    assert (record.bos_token_id, record.eos_token_ids) == (1, (2,))

@@ -86,7 +86,6 @@ def test_registry_unknown_format_lists_those_there_are(tmp_path):
     ("option", "flag"),
     [
         ("config", "--config"),
-        ("tokenizer", "--tokenizer"),
         ("rope_layout", "--rope-layout"),
         ("fused_layout", "--fused-layout"),
     ],
