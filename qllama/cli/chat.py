@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,9 @@ from qllama.cli.options import (
     runtime_options,
     verbose_option,
 )
-from qllama.cli.repl import Repl, opening_messages
+from qllama.cli.repl.chat import Chat, OpenedModel
+from qllama.cli.repl.conversation import Conversation
+from qllama.cli.repl.screen import PlainScreen
 from qllama.cli.text_input import read_prompt
 from qllama.hub import registry
 
@@ -73,28 +76,38 @@ def command(
         raise click.UsageError("The prompt is empty: give -p TEXT, -f FILE or pipe text in.")
     if text is None and as_json:
         raise click.UsageError("--json is for one answer: give -p TEXT, -f FILE or pipe text in.")
-    llm = load_model(model, runtime)
-    choose_template(llm, chat_template)
-    defaults = registry.chat_defaults(llm.provenance)
-    if defaults is not None:
-        system = defaults.system if system is None else system
-        _fill_in(options, defaults)
+
+    def open_model(name: str | None, n_ctx: int) -> OpenedModel:
+        llm = load_model(name, replace(runtime, n_ctx=n_ctx))
+        choose_template(llm, chat_template)
+        name = name or registry.DEFAULT_MODEL
+        defaults = registry.chat_defaults(llm.provenance)
+        if defaults is None:
+            return OpenedModel(name, llm, system, options)
+        own_system = defaults.system if system is None else system
+        return OpenedModel(name, llm, own_system, _filled_in(options, defaults))
+
+    opened = open_model(model, runtime.n_ctx)
     if text is not None:
-        messages = [*opening_messages(system), {"role": "user", "content": text.strip()}]
-        stream = llm.chat(messages, stream=True, **options)
-        (print_json if as_json else print_answer)(stream, options, verbose=verbose)
+        messages = Conversation(opened.system).messages(text.strip())
+        stream = opened.llm.chat(messages, stream=True, **opened.options)
+        (print_json if as_json else print_answer)(stream, opened.options, verbose=verbose)
         return
-    from qllama.cli.line_editor import line_reader
+    from qllama.cli.repl.line_editor import line_reader
+    from qllama.cli.repl.loop import talk
 
-    Repl(llm, line_reader(), system=system, options=options, verbose=verbose).run()
+    chat = Chat(opened, open_model, PlainScreen(), verbose=verbose)
+    talk(chat, line_reader(chat))
 
 
-def _fill_in(options: GenerationOptions, defaults: registry.ChatDefaults) -> None:
-    """Take the model's own defaults for the flags that were not given."""
+def _filled_in(options: GenerationOptions, defaults: registry.ChatDefaults) -> GenerationOptions:
+    """Return `options` with the model's own defaults for the flags that were not given."""
     source = click.get_current_context().get_parameter_source
+    filled = options.copy()
     if source("temp") is ParameterSource.DEFAULT:
-        options["temperature"] = defaults.temperature
+        filled["temperature"] = defaults.temperature
     if source("top_p") is ParameterSource.DEFAULT:
-        options["top_p"] = defaults.top_p
+        filled["top_p"] = defaults.top_p
     if source("repeat_penalty") is ParameterSource.DEFAULT:
-        options["repeat_penalty"] = defaults.repeat_penalty
+        filled["repeat_penalty"] = defaults.repeat_penalty
+    return filled

@@ -41,6 +41,9 @@ class FakeLlama:
         self.chat_template: Any = "{{ messages }}"
         self.loaded: list[tuple[Any, Any]] = []
         """Model and runtime options of every load."""
+        self.n_ctx = 100
+        self.chat_template: Any = "{{ messages }}"
+        self.closed = False
 
     def load(self, model: Any, runtime: Any) -> FakeLlama:
         self.loaded.append((model, runtime))
@@ -48,10 +51,21 @@ class FakeLlama:
         self.provenance = {} if known is None else {"sha256": known.sha256}
         return self
 
-    def chat(self, messages: Any, *, stream: bool, **options: Any) -> FakeStream:
+    def chat(
+        self, messages: Any, *, stream: bool, on_progress: Any = None, **options: Any
+    ) -> FakeStream:
         assert stream
         self.calls.append(([dict(message) for message in messages], options))
         return FakeStream(next(self._answers), self._delay)
+
+    def tokenize(self, text: str, add_bos: bool = True) -> list[int]:
+        return [ord(character) for character in text]
+
+    def detokenize(self, ids: Sequence[int], special: bool = False) -> str:
+        return "".join(map(chr, ids))
+
+    def close(self) -> None:
+        self.closed = True
 
     def generate(self, prompt: str, *, stream: bool, **options: Any) -> FakeStream:
         assert stream
@@ -100,7 +114,7 @@ def main() -> None:
     from qllama.cli import cli
 
     class Parrot(FakeLlama):
-        def chat(self, messages: Any, *, stream: bool, **options: Any) -> FakeStream:
+        def chat(self, messages: Any, **options: Any) -> FakeStream:
             said = messages[-1]["content"]
             if said == "count":
                 self._answers = iter([[f"{i} " for i in range(1000)]])
@@ -109,7 +123,7 @@ def main() -> None:
             else:
                 roles = " ".join(m["role"] for m in messages)
                 self._answers = iter([["You said: ", said, f" [{roles}]"]])
-            return super().chat(messages, stream=stream, **options)
+            return super().chat(messages, **options)
 
     parrot = Parrot([], delay=0.02)
     chat_command.load_model = parrot.load

@@ -10,7 +10,9 @@ import sys
 
 import pytest
 
-from qllama.cli.repl import Repl
+from qllama.cli.repl.chat import Chat, OpenedModel
+from qllama.cli.repl.loop import talk
+from qllama.cli.repl.screen import PlainScreen
 
 MAIN = "from qllama.cli import main; main()"
 # Without its end tokens the model talks until it is stopped, by the limit if not by the test.
@@ -54,7 +56,7 @@ def test_chat_command_interrupted_exits_130(smollm2_q8):
     assert errors.endswith(b"qllama: error: interrupted\n")
 
 
-def test_repl_second_turn_evaluates_only_new_tokens(llm, capsys):
+def test_talk_second_turn_evaluates_only_new_tokens(llm, capsys):
     lines = iter(["Count from one to twenty, please.", "And now?"])
 
     def read_line(prompt):
@@ -63,13 +65,16 @@ def test_repl_second_turn_evaluates_only_new_tokens(llm, capsys):
             raise EOFError
         return line
 
-    options = {"max_tokens": 40, "temperature": 0}
-    repl = Repl(llm, read_line, system=None, options=options, verbose=True)
-    repl.run()
+    opened = OpenedModel("smollm2", llm, None, {"max_tokens": 40, "temperature": 0})
+    talk(Chat(opened, open_model, PlainScreen(), verbose=True), read_line)
     evaluated = re.findall(r"prompt eval count: +(\d+) token", capsys.readouterr().err)
     new = "<|im_end|>\n<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n"
     # One more: the last token of the first answer was chosen, but never evaluated.
     assert int(evaluated[1]) <= len(llm.tokenize(new, special=True)) + 1
+
+
+def open_model(name, n_ctx):
+    raise AssertionError("no other model is asked for")
 
 
 def test_terminal_ctrl_c_stops_the_engine_and_the_next_turn_works(smollm2_q8, isolated_home):

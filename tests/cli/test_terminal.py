@@ -70,7 +70,7 @@ def test_terminal_ctrl_c_when_idle_tells_how_to_leave(chat):
 
 def test_terminal_error_leaves_the_session_usable(chat):
     chat.send("fail\r")
-    chat.expect_exact("qllama: error: no more")
+    chat.expect_exact("error: no more")
     chat.expect_exact(PROMPT)
     leave(chat, "/bye\r")
 
@@ -80,7 +80,7 @@ def test_terminal_clear_forgets_and_unknown_command_is_named(chat):
     chat.expect_exact("[user]")
     chat.expect_exact(PROMPT)
     chat.send("/clear\r")
-    chat.expect_exact("Cleared the conversation.")
+    chat.expect_exact("Cleared session context.")
     chat.expect_exact(PROMPT)
     chat.send("two\r")
     chat.expect_exact("You said: two [user]")
