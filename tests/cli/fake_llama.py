@@ -38,11 +38,10 @@ class FakeLlama:
         self._delay = delay
         self.calls: list[tuple[Any, dict[str, Any]]] = []
         """Prompt or messages, and options, of every call."""
-        self.chat_template: Any = "{{ messages }}"
         self.loaded: list[tuple[Any, Any]] = []
         """Model and runtime options of every load."""
-        self.n_ctx = 100
         self.chat_template: Any = "{{ messages }}"
+        self.n_ctx = 100
         self.closed = False
 
     def load(self, model: Any, runtime: Any) -> FakeLlama:

@@ -80,7 +80,7 @@ def test_terminal_clear_forgets_and_unknown_command_is_named(chat):
     chat.expect_exact("[user]")
     chat.expect_exact(PROMPT)
     chat.send("/clear\r")
-    chat.expect_exact("Cleared session context.")
+    chat.expect_exact("Cleared session context")
     chat.expect_exact(PROMPT)
     chat.send("two\r")
     chat.expect_exact("You said: two [user]")

@@ -216,5 +216,5 @@ COMMANDS = (
     Command(("/read",), "<file>", "Put a file before the next message", _read, takes_file=True),
     Command(("/tokens",), "<text>", "Show the tokens of a text", _tokens),
     Command(("/bye", "/exit"), "", "Exit", _leave),
-    Command(("/?", "/help"), "[command]", "Help for a command", _help, _HELP_WORDS),
+    Command(("/?", "/help"), "", "Help for a command", _help, _HELP_WORDS),
 )

@@ -8,7 +8,6 @@ from fake_llama import FakeLlama
 from qllama.cli.repl.chat import OpenedModel
 from qllama.cli.repl.commands import COMMANDS
 from qllama.errors import ModelNotFoundError
-from qllama.generation.results import Piece
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 
@@ -284,8 +283,3 @@ def test_load_that_fails_keeps_the_model(play):
         shown == ">>> /load other\nLoading model 'other'\nerror: no such model\n>>> one\na\n\n>>> "
     )
     assert not llm.closed
-
-
-def test_answer_that_fills_the_context_says_so(play):
-    full = [Piece("a", (1,), "length", None)]
-    assert play(FakeLlama([full]), "one").shown == ">>> one\na\n\n>>> "
