@@ -21,6 +21,7 @@ __all__ = [
     "QllamaError",
     "QlmFormatError",
     "SamplingError",
+    "StateError",
     "TokenizerError",
     "TruncatedError",
     "UnsupportedModelError",
@@ -85,6 +86,10 @@ class EvaluationError(QllamaError):
 
 class SamplingError(QllamaError):
     """No next token can be chosen from the model's logits."""
+
+
+class StateError(QllamaError):
+    """A saved state is damaged, of another model, or cannot be written."""
 
 
 class KernelError(QllamaError):

@@ -128,6 +128,16 @@ class FakeEngine:
         finally:
             self._busy = False
 
+    def cache_bytes(self, n_positions):
+        return 4 * n_positions
+
+    def read_cache(self, n_positions, slot=0):
+        assert n_positions <= len(self.held), "copies tokens that it does not hold"
+        return np.array(self.held[:n_positions], np.int32)
+
+    def write_cache(self, chunks, slot=0):
+        self.held = chunks.tolist()
+
     def _logits(self):
         prefix = tuple(self.held)
         if prefix in self._next:

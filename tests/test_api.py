@@ -22,6 +22,7 @@ from fake_model import (
 
 import qllama
 from qllama import api
+from qllama.api import model as opening
 from qllama.errors import ContextLengthError, TokenizerError
 
 QUESTION = [{"role": "user", "content": "Hi"}]
@@ -67,10 +68,10 @@ def load(monkeypatch):
                 on_progress(1, 2)
             return file
 
-        monkeypatch.setattr(api.QlmFile, "open", open_file)
-        monkeypatch.setattr(api, "load_tokenizer", lambda config, blob: chosen)
-        monkeypatch.setattr(api, "Engine", open_engine)
-        llm = api.Llama("model.qlm", n_ctx=n_ctx, **options)
+        monkeypatch.setattr(opening.QlmFile, "open", open_file)
+        monkeypatch.setattr(opening, "load_tokenizer", lambda config, blob: chosen)
+        monkeypatch.setattr(opening, "Engine", open_engine)
+        llm = qllama.Llama("model.qlm", n_ctx=n_ctx, **options)
         llm.file, llm.engine = file, engines[0]
         return llm
 
@@ -314,9 +315,9 @@ def test_close_frees_engine_and_file_once_and_refuses_further_work(load):
 def test_load_failure_closes_the_file(load, monkeypatch):
     file = load().file
     file.closed = False
-    monkeypatch.setattr(api, "Engine", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr(opening, "Engine", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        api.Llama("model.qlm")
+        qllama.Llama("model.qlm")
     assert file.closed
 
 

@@ -148,7 +148,7 @@ def test_layers_contributing_says_what_the_converter_uses():
         ("qllama/format/reader.py", "from qllama import Llama"),
         ("qllama/__init__.py", "from qllama.api import Llama"),
         ("qllama/cli/convert.py", "import converter.pipeline"),
-        ("qllama/api.py", "def f():\n    import converter"),
+        ("qllama/api/llama.py", "def f():\n    import converter"),
         ("converter/pipeline.py", "from qllama.kernels.linear import matvec"),
     ],
 )

@@ -44,6 +44,7 @@ def write_gguf(
     keys: Mapping[str, Any] | None = None,
     tokenizer: bool = True,
     seed: int = 0,
+    context_length: int = 128,
     tensors_a_part: int = 0,
 ) -> Path:
     """Write a model of two layers; return the path of its file, or of the first of its parts.
@@ -58,11 +59,13 @@ def write_gguf(
         Tensors that are left out.
     keys : mapping, optional
         More metadata keys `ARCH.*`.
+    context_length : int
+        The model's own.
     tensors_a_part : int
         Split the file after every so many tensors; 0 does not.
     """
     writer = gguf.GGUFWriter(path, arch, split_max_tensors=tensors_a_part)
-    writer.add_context_length(128)
+    writer.add_context_length(context_length)
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(INTERMEDIATE)

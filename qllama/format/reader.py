@@ -7,6 +7,8 @@ kernel and no model.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import stat
 import threading
@@ -27,6 +29,7 @@ from qllama.errors import (
     QlmFormatError,
     UnsupportedModelError,
 )
+from qllama.format import strict_json
 from qllama.format.header import Header, decode_header
 from qllama.format.prelude import Prelude, check_region, decode_prelude
 from qllama.format.spec import PRELUDE_SIZE, Extent, TensorInfo
@@ -158,6 +161,16 @@ class QlmFile:
             self._awaits_prefetch = False
             is_open = lambda: self._bytes is not None  # noqa: E731
             threading.Thread(target=populate, args=(data, is_open), daemon=True).start()
+
+    @functools.cached_property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of all that decides what the model computes, by the checksums of its data.
+
+        Files whose provenance alone differs have the same.
+        """
+        tensors = [(t.name, t.type, t.shape, t.crc32) for t in self.tensors.values()]
+        identity = [self.config.to_dict(), self._blob.crc32, tensors]
+        return hashlib.sha256(strict_json.dump(identity)).digest()
 
     @property
     def tokenizer_n_bytes(self) -> int:

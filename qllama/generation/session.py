@@ -6,6 +6,7 @@ held is valid in the KV cache. Knows neither text nor sampling.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -13,10 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from qllama.errors import ContextLengthError
+from qllama.generation.prefix_cache import PrefixCache, Saved, n_common
 
 __all__ = ["Evaluated", "Evaluator", "Session"]
 
 Progress = Callable[[int, int], None]
+
+# Fewer tokens are evaluated in less time than a chunk of the cache is copied.
+_FEWEST = 16
 
 
 class Evaluator(Protocol):
@@ -57,6 +62,15 @@ class Evaluator(Protocol):
             An array of the caller's own.
         """
 
+    def cache_bytes(self, n_positions: int) -> int:
+        """Bytes of what `read_cache` returns."""
+
+    def read_cache(self, n_positions: int, slot: int = 0) -> npt.NDArray[np.uint8]:
+        """Copy the keys and values of the first positions; see `Engine.read_cache`."""
+
+    def write_cache(self, chunks: npt.NDArray[np.uint8], slot: int = 0) -> None:
+        """Put such a copy back; see `Engine.write_cache`."""
+
 
 class Evaluated(NamedTuple):
     """Logits, and what they cost.
@@ -89,17 +103,22 @@ class Session:
         The engine.
     slot : int
         The slot of it that belongs to this session.
+    cache_bytes : int
+        Sequences that others displace are kept in up to so many bytes of memory, and
+        come back when a caller goes on with them.
     """
 
-    def __init__(self, evaluator: Evaluator, slot: int = 0) -> None:
+    def __init__(self, evaluator: Evaluator, slot: int = 0, *, cache_bytes: int = 0) -> None:
         self._evaluator: Evaluator | None = evaluator
         self._slot = slot
+        self._displaced = PrefixCache(cache_bytes)
         self._buffer = np.empty(evaluator.n_ctx, np.int32)
         self._n_held = 0
 
     def close(self) -> None:
         """Let go of the evaluator; a later evaluation raises ValueError."""
         self._evaluator = None
+        self._displaced = PrefixCache(0)
         self._n_held = 0
 
     @property
@@ -149,8 +168,7 @@ class Session:
         ValueError
             When there are no tokens, or the session is closed.
         """
-        if self._evaluator is None:
-            raise ValueError("the model is closed")
+        evaluator = self._open()
         if tokens.size == 0:
             raise ValueError("expected at least one token, found none")
         if tokens.size > self.n_ctx:
@@ -158,8 +176,9 @@ class Session:
                 f"{tokens.size} tokens do not fit the context window of {self.n_ctx}: "
                 "shorten the text, or load the model with a larger n_ctx"
             )
+        shared = self._prepare(tokens, all_logits)
         # The last token is evaluated even if it is held: its logits are not kept.
-        n_reused = 0 if all_logits else min(self._common_prefix(tokens), tokens.size - 1)
+        n_reused = 0 if all_logits else min(shared, tokens.size - 1)
         # An interrupt may strike anywhere below, so a token counts as held only
         # once the engine has said that it is.
         self._n_held = n_reused
@@ -170,7 +189,7 @@ class Session:
             if on_progress is not None:
                 on_progress(done, total)
 
-        logits = self._evaluator.evaluate(
+        logits = evaluator.evaluate(
             tokens[n_reused:].tolist(),
             position=n_reused,
             slot=self._slot,
@@ -180,7 +199,68 @@ class Session:
         self._n_held = tokens.size
         return Evaluated(logits, n_reused)
 
-    def _common_prefix(self, tokens: npt.NDArray[np.int32]) -> int:
-        n = min(self._n_held, tokens.size)
-        differs = self._buffer[:n] != tokens[:n]
-        return int(differs.argmax()) if differs.any() else n
+    def snapshot(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+        """Return the tokens held, int32 (n_tokens,), and a copy of their keys and values.
+
+        Raises
+        ------
+        ValueError
+            When the session is closed.
+        """
+        cache = self._open().read_cache(self._n_held, self._slot)
+        return self._buffer[: self._n_held].copy(), cache
+
+    def restore(self, tokens: npt.NDArray[np.int32], cache: npt.NDArray[np.uint8]) -> None:
+        """Hold what a snapshot held.
+
+        Parameters
+        ----------
+        tokens : int32, (n_tokens,)
+            At most `n_ctx`.
+        cache : uint8, (2, n_layers, n_kv_heads, n_chunks, chunk_bytes)
+            Of a session of the same model.
+
+        Raises
+        ------
+        ValueError
+            When the keys and values do not fit the engine, or the session is closed.
+        """
+        evaluator = self._open()
+        self._n_held = 0
+        evaluator.write_cache(cache, self._slot)
+        self._buffer[: tokens.size] = tokens
+        self._n_held = tokens.size
+
+    def _open(self) -> Evaluator:
+        if self._evaluator is None:
+            raise ValueError("the model is closed")
+        return self._evaluator
+
+    def _prepare(self, tokens: npt.NDArray[np.int32], all_logits: bool) -> int:
+        """Save what `tokens` displace, bring back what they continue; return what is in common."""
+        held = self._buffer[: self._n_held]
+        shared = n_common(held, tokens)
+        found = None
+        if not all_logits and tokens.size - shared >= _FEWEST:
+            found = self._displaced.longest(tokens)
+        if _is_worth_a_copy(held.size - shared, held.size):
+            self._save(held)
+        if found is not None:
+            n_found = n_common(found.tokens, tokens)
+            if _is_worth_a_copy(n_found - shared, found.tokens.size):
+                self.restore(*found)
+                return n_found
+        return shared
+
+    def _save(self, held: npt.NDArray[np.int32]) -> None:
+        if self._displaced.wants(held, self._open().cache_bytes(held.size)):
+            with contextlib.suppress(MemoryError):  # then it will be evaluated again
+                self._displaced.put(Saved(*self.snapshot()))
+
+
+def _is_worth_a_copy(n_gained: int, n_copied: int) -> bool:
+    """Whether evaluating tokens takes longer than copying a sequence that has them.
+
+    A token of the smallest model takes 25 times as long as its copy, of others longer.
+    """
+    return n_gained >= max(_FEWEST, n_copied // 16)

@@ -13,7 +13,7 @@ from typing import Protocol
 from qllama.tokenizer.base import Tokenizer
 from qllama.tokenizer.detokenizer import StreamingDetokenizer
 
-__all__ = ["Answer", "Transcript"]
+__all__ = ["Answer", "Transcript", "Turn"]
 
 # One is enough for a conversation that only goes on; a few more serve one whose last
 # turn is asked anew, and a second conversation beside it.
@@ -29,10 +29,38 @@ class Answer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
+class _Given:
+    """An answer of an earlier time."""
+
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A prompt and its answer.
+
+    Parameters
+    ----------
+    prompt : str
+        As rendered.
+    prompt_ids : sequence of int
+        What it was encoded as.
+    answer : Answer
+    """
+
     prompt: str
     prompt_ids: Sequence[int]
     answer: Answer
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Of prompt and answer."""
+        return [*self.prompt_ids, *self.answer.token_ids]
+
+    @property
+    def n_prompt(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.prompt_ids)
 
 
 class Transcript:
@@ -54,7 +82,7 @@ class Transcript:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         # Newest first; replaced, never changed: several threads may chat.
-        self._turns: tuple[_Turn, ...] = ()
+        self._turns: tuple[Turn, ...] = ()
 
     def remember(self, prompt: str, prompt_ids: Sequence[int], answer: Answer) -> None:
         """Note that `answer` answers `prompt`; it may still be in the making.
@@ -68,7 +96,7 @@ class Transcript:
         answer : Answer
             Asked for its tokens when a later prompt is encoded.
         """
-        self._turns = (_Turn(prompt, prompt_ids, answer), *self._turns)[:_MOST_TURNS]
+        self._turns = (Turn(prompt, prompt_ids, answer), *self._turns)[:_MOST_TURNS]
 
     def encode(self, prompt: str) -> list[int]:
         """Return the token ids of a rendered `prompt`, control tokens parsed.
@@ -85,7 +113,27 @@ class Transcript:
                     return ids
         return self._tokenizer.encode(prompt, add_special=True, parse_special=True, add_eos=False)
 
-    def _continued(self, turn: _Turn, prompt: str) -> list[int] | None:
+    def turn_of(self, tokens: Sequence[int]) -> Turn | None:
+        """Return the newest turn that `tokens` are the beginning of, if there is one."""
+        for turn in self._turns:
+            if turn.token_ids[: len(tokens)] == list(tokens):
+                return turn
+        return None
+
+    def restore(self, prompt: str, ids: Sequence[int], n_prompt: int) -> None:
+        """Remember a turn of another transcript.
+
+        Parameters
+        ----------
+        prompt : str
+        ids : sequence of int
+            Its `token_ids`.
+        n_prompt : int
+            How many of them are the prompt's.
+        """
+        self.remember(prompt, ids[:n_prompt], _Given(tuple(ids[n_prompt:])))
+
+    def _continued(self, turn: Turn, prompt: str) -> list[int] | None:
         """Return the ids of `prompt`, which begins with the turn's, if its answer follows."""
         answer_ids = turn.answer.token_ids
         if answer_ids and self._tokenizer.is_special(answer_ids[-1]):

@@ -21,7 +21,7 @@ from qllama.model.attention_plan import AttentionPlan
 from qllama.model.batch import Batch
 from qllama.model.buffers import Buffers
 from qllama.model.decoder import decoder
-from qllama.model.kv_cache import KvCache
+from qllama.model.kv_cache import KvCache, KvLayout
 from qllama.model.records import STEP
 from qllama.model.rotary import RotaryTable
 from qllama.model.warmup import OnCompile, warmup
@@ -177,6 +177,54 @@ class Engine:
             if on_progress is not None and chunk.stop < n_tokens:
                 on_progress(chunk.stop, n_tokens)
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
+
+    @property
+    def kv_layout(self) -> KvLayout:
+        """Where keys and values lie, and what they are held in."""
+        return self._cache
+
+    def cache_bytes(self, n_positions: int) -> int:
+        """Bytes that `read_cache` returns for so many positions."""
+        return self._cache.bytes_of(n_positions)
+
+    def read_cache(self, n_positions: int, slot: int = 0) -> npt.NDArray[np.uint8]:
+        """Copy the keys and values of a sequence's first positions.
+
+        Parameters
+        ----------
+        n_positions : int
+            Which the slot must hold.
+        slot : int
+
+        Returns
+        -------
+        uint8, (2, n_layers, n_kv_heads, n_chunks, chunk_bytes)
+            What `write_cache` takes, of any engine with the same model and `kv_type`.
+
+        Raises
+        ------
+        ValueError
+            The count or the slot is out of range.
+        """
+        self._check_range("n_positions", np.asarray([n_positions]), self.n_ctx + 1)
+        self._check_range("slot", np.asarray([slot]), self.n_slots)
+        return self._cache.read(slot, n_positions)
+
+    def write_cache(self, chunks: npt.NDArray[np.uint8], slot: int = 0) -> None:
+        """Have a slot hold the positions whose keys and values `read_cache` copied.
+
+        Parameters
+        ----------
+        chunks : uint8, (2, n_layers, n_kv_heads, n_chunks, chunk_bytes)
+        slot : int
+
+        Raises
+        ------
+        ValueError
+            They do not fit this engine's cache, or the slot is out of range.
+        """
+        self._check_range("slot", np.asarray([slot]), self.n_slots)
+        self._cache.write(slot, chunks)
 
     def forward(
         self,

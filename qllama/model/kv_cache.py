@@ -5,6 +5,9 @@ Memory is committed by the operating system as positions are written.
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from qllama.config import ModelConfig
 from qllama.errors import ContextLengthError
 from qllama.kernels.kv_layout import CHUNK, KV_TYPES, chunk_bytes
@@ -35,6 +38,10 @@ class KvLayout:
         Positions of a head, `n_ctx` rounded up to a multiple of the attention's chunk.
     head_size : int
         head_dim rounded up to a multiple of 32.
+    n_layers, n_kv_heads : int
+        The model's.
+    chunk_bytes : int
+        Of a head's chunk of keys, or of values.
     head_bytes, slot_bytes, layer_bytes : int
         From one head, slot or layer to the next.
     n_bytes : int
@@ -52,10 +59,19 @@ class KvLayout:
         self.kv_type = KV_TYPES.index(kv_type)
         self.capacity = -(-n_ctx // CHUNK) * CHUNK
         self.head_size = -(-config.head_dim // BLOCK) * BLOCK
-        self.head_bytes = self.capacity // CHUNK * chunk_bytes(self.kv_type, self.head_size)
-        self.slot_bytes = self.head_bytes * config.num_key_value_heads
+        self.n_layers = config.num_hidden_layers
+        self.n_kv_heads = config.num_key_value_heads
+        self.chunk_bytes = chunk_bytes(self.kv_type, self.head_size)
+        self.head_bytes = self.capacity // CHUNK * self.chunk_bytes
+        self.slot_bytes = self.head_bytes * self.n_kv_heads
         self.layer_bytes = self.slot_bytes * n_slots
-        self.n_bytes = 2 * self.layer_bytes * config.num_hidden_layers
+        self.n_bytes = 2 * self.layer_bytes * self.n_layers
+
+    def bytes_of(self, n_positions: int) -> int:
+        """Bytes of the keys and values of so many positions of a slot, in whole chunks."""
+        n_chunks = -(-n_positions // CHUNK)
+        n_bytes: int = 2 * self.n_layers * self.n_kv_heads * n_chunks * self.chunk_bytes
+        return n_bytes
 
 
 class KvCache(KvLayout):
@@ -89,3 +105,51 @@ class KvCache(KvLayout):
                 "MiB, more than this machine grants; choose a smaller n_ctx"
             ) from None
         self.keys, self.values = self._keys.ctypes.data, self._values.ctypes.data
+        self._n_slots = n_slots
+
+    def read(self, slot: int, n_positions: int) -> npt.NDArray[np.uint8]:
+        """Copy the first positions of a slot, in whole chunks.
+
+        Parameters
+        ----------
+        slot, n_positions : int
+            Within the cache.
+
+        Returns
+        -------
+        uint8, (2, n_layers, n_kv_heads, n_chunks, chunk_bytes)
+            Keys, then values. Positions past `n_positions` in the last chunk are whatever
+            the slot holds there.
+        """
+        n_chunks = -(-n_positions // CHUNK)
+        return np.stack([x[:, slot, :, :n_chunks] for x in self._by_chunk()])
+
+    def write(self, slot: int, chunks: npt.NDArray[np.uint8]) -> None:
+        """Fill the first positions of a slot.
+
+        Parameters
+        ----------
+        slot : int
+            Within the cache.
+        chunks : uint8, (2, n_layers, n_kv_heads, n_chunks, chunk_bytes)
+            As `read` returned them.
+
+        Raises
+        ------
+        ValueError
+            When they are not of this shape, or more than the slot has.
+        """
+        n_chunks = chunks.shape[3] if chunks.ndim == 5 else 0
+        expected = (2, self.n_layers, self.n_kv_heads, n_chunks, self.chunk_bytes)
+        if chunks.shape != expected or n_chunks * CHUNK > self.capacity:
+            raise ValueError(
+                f"cache: expected keys and values of shape {expected} and at most "
+                f"{self.capacity // CHUNK} chunks, found {chunks.shape}"
+            )
+        for memory, kind in zip(self._by_chunk(), chunks, strict=True):
+            memory[:, slot, :, :n_chunks] = kind
+
+    def _by_chunk(self) -> list[npt.NDArray[np.uint8]]:
+        """Return keys and values, (n_layers, n_slots, n_kv_heads, n_chunks, chunk_bytes) each."""
+        shape = (self.n_layers, self._n_slots, self.n_kv_heads, -1, self.chunk_bytes)
+        return [memory.reshape(shape) for memory in (self._keys, self._values)]

@@ -1,31 +1,24 @@
 """`Llama`: the Python face of qllama.
 
-Owns how a model file, its tokenizer, an engine and a session come together, and
-the one lock around them. Fetching and converting models is `qllama.hub`'s business.
+Owns what can be asked of a model. Fetching and converting models is `qllama.hub`'s business.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from qllama.config import DEFAULT_N_BATCH, ModelConfig
-from qllama.errors import TokenizerError
-from qllama.format.reader import QlmFile
-from qllama.generation.generator import GenerationOptions, Generator
+from qllama.api.model import OpenModel
+from qllama.api.state import capture, restore, state_shape
+from qllama.format import state as state_file
+from qllama.generation.generator import GenerationOptions
 from qllama.generation.loop import Stream
 from qllama.generation.results import Completion
-from qllama.generation.session import Session
-from qllama.generation.transcript import Transcript
-from qllama.model.engine import Engine
-from qllama.notice import CompileNotice, notice
-from qllama.tokenizer import load_tokenizer
 from qllama.tokenizer.chat import ChatTemplate, check_messages
 
 if TYPE_CHECKING:
@@ -34,14 +27,14 @@ if TYPE_CHECKING:
 __all__ = ["Llama"]
 
 
-class Llama:
+class Llama(OpenModel):
     """A model, ready to answer.
 
     Calls may come from several threads: one lock lets one of them compute at a
     time. A stream holds it only while it makes a piece, so other calls may come in
-    between; they change no answer, but two streams that take turns evaluate their
-    texts anew each time. Tokens that one call shares with the previous one, from
-    the first token on, are not evaluated again.
+    between; they change no answer. Tokens that a call shares with an earlier one, from
+    the first token on, are not evaluated again as long as that one is held or in the
+    memory of `cache_bytes`.
 
     Parameters
     ----------
@@ -58,6 +51,10 @@ class Llama:
         reads it faster and rounds more (`docs/quantization.md`).
     chat_template : str or path, optional
         Jinja, or the path of a file of it, for `chat` instead of the model's own.
+    cache_bytes : int
+        Memory for conversations that others displaced, the most recently used ones: going
+        on with one of them copies its keys and values instead of evaluating its tokens
+        again. 0 keeps the last conversation only.
     use_mmap : bool
         Map the file: it is open at once, and processes share its memory. False reads it
         into memory of this process' own (`docs/memory.md`).
@@ -96,136 +93,6 @@ class Llama:
     The prime number that I'm referring to is 2.
     """
 
-    def __init__(
-        self,
-        model_path: str | os.PathLike[str],
-        *,
-        n_ctx: int = 0,
-        n_threads: int | None = None,
-        n_batch: int = DEFAULT_N_BATCH,
-        kv_type: str = "f16",
-        chat_template: str | os.PathLike[str] | None = None,
-        use_mmap: bool = True,
-        verbose: bool = False,
-        on_load: Callable[[int, int], None] | None = None,
-        on_compile: Callable[[str, int, int], None] | None = None,
-    ) -> None:
-        started = time.perf_counter()
-        self._lock = threading.Lock()
-        self._file = QlmFile.open(model_path, use_mmap=use_mmap, on_progress=on_load)
-        try:
-            self._tokenizer = load_tokenizer(self._file.tokenizer, self._file.tokenizer_blob)
-            self._chat_template: ChatTemplate | None = None
-            if chat_template is not None:
-                self.chat_template = chat_template
-            self._engine = Engine(
-                self._file,
-                n_ctx=n_ctx,
-                n_threads=n_threads,
-                n_batch=n_batch,
-                kv_type=kv_type,
-                on_compile=on_compile or CompileNotice(),
-            )
-        except BaseException:
-            self._file.close()
-            raise
-        seconds = time.perf_counter() - started
-        self._session = Session(self._engine)
-        self._generator = Generator(
-            self._session, self._lock, self._tokenizer, load_seconds=seconds
-        )
-        self._transcript = Transcript(self._tokenizer)
-        if verbose:
-            notice(
-                f"loaded {os.fspath(model_path)} in {seconds:.2f} s: "
-                f"{self.n_ctx} tokens of context, {self._engine.n_threads} threads"
-            )
-
-    def __enter__(self) -> Llama:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Free the model; streams that are still open then raise ValueError."""
-        with self._lock:
-            if not self._session.closed:
-                self._session.close()
-                self._engine.close()
-                self._file.close()
-
-    @property
-    def config(self) -> ModelConfig:
-        """Hyperparameters of the model."""
-        return self._engine.config
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What the model was converted from, as its file says."""
-        return self._file.provenance
-
-    @property
-    def chat_template(self) -> str | None:
-        """Jinja that `chat` renders, None where the model has none; or set it, or its file."""
-        own = self._tokenizer.config.chat_template
-        return own if self._chat_template is None else self._chat_template.source
-
-    @chat_template.setter
-    def chat_template(self, template: str | os.PathLike[str]) -> None:
-        self._chat_template = ChatTemplate.of(self._tokenizer, template)
-
-    @property
-    def n_ctx(self) -> int:
-        """Tokens that fit the context window, prompt and answer together."""
-        return self._session.n_ctx
-
-    def tokenize(self, text: str | bytes, add_bos: bool = True, special: bool = False) -> list[int]:
-        """Return the token ids of `text`.
-
-        Parameters
-        ----------
-        text : str or bytes
-            Bytes are UTF-8.
-        add_bos : bool
-            Add the special tokens that the model wants around a text, BOS in most
-            cases; none is added twice, and many models want none.
-        special : bool
-            Read `<|im_end|>` and its like in `text` as control tokens instead of
-            plain text.
-
-        Raises
-        ------
-        TokenizerError
-            When the text cannot be expressed in UTF-8, or the bytes are none.
-        """
-        if isinstance(text, bytes):
-            try:
-                text = text.decode()
-            except UnicodeDecodeError as error:
-                raise TokenizerError(
-                    f"text: expected UTF-8, found byte 0x{text[error.start]:02x} "
-                    f"at offset {error.start}"
-                ) from None
-        return self._tokenizer.encode(text, add_special=add_bos, parse_special=special)
-
-    def detokenize(self, ids: Iterable[int], special: bool = False) -> str:
-        """Return the text of `ids`; undoes `tokenize`.
-
-        Parameters
-        ----------
-        ids : iterable of int
-            Token ids.
-        special : bool
-            Write control tokens as they are spelled instead of leaving them out.
-
-        Raises
-        ------
-        TokenizerError
-            When an id is not in the vocabulary.
-        """
-        return self._tokenizer.decode(ids, skip_special=not special)
-
     def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Return the model's output after every token of a text, teacher-forced.
 
@@ -249,6 +116,61 @@ class Llama:
         tokens = np.array(self._checked(token_ids), np.int32)
         with self._lock:
             return self._session.evaluate(tokens, all_logits=True).logits
+
+    @overload
+    def save_state(self) -> bytes: ...
+
+    @overload
+    def save_state(self, path: str | os.PathLike[str]) -> None: ...
+
+    def save_state(self, path: str | os.PathLike[str] | None = None) -> bytes | None:
+        """Save what the last call left evaluated, for `load_state` here or elsewhere.
+
+        Parameters
+        ----------
+        path : str or path, optional
+            File to write, whole or not at all (`docs/state.md`); without it the same
+            bytes are returned.
+
+        Raises
+        ------
+        StateError
+            When the file cannot be written.
+        """
+        with self._lock:
+            state = capture(self._engine, self._session, self._transcript)
+        if path is None:
+            return b"".join(state_file.encode(state, self._state_shape))
+        state_file.store(Path(path), state, self._state_shape)
+        return None
+
+    def load_state(self, state: bytes | bytearray | memoryview | str | os.PathLike[str]) -> None:
+        """Go on from where `save_state` was called: nothing that it saved is evaluated again.
+
+        Answers are the same to the bit as without it. Any text may follow; a
+        conversation is best gone on with by its messages, as ever.
+
+        Parameters
+        ----------
+        state : bytes, str or path
+            What `save_state` returned, or the path of its file.
+
+        Raises
+        ------
+        StateError
+            When it is damaged, no state, or one of another model, `kv_type` or a longer
+            context.
+        """
+        if isinstance(state, str | os.PathLike):
+            loaded = state_file.load(Path(state), self._state_shape)
+        else:
+            loaded = state_file.decode(state, self._state_shape)
+        with self._lock:
+            restore(loaded, self._engine, self._session, self._transcript)
+
+    @property
+    def _state_shape(self) -> state_file.StateShape:
+        return state_shape(self._engine, self._file.fingerprint)
 
     @overload
     def generate(
@@ -388,12 +310,3 @@ class Llama:
         answer = self._generator.start(ids, **options)
         self._transcript.remember(prompt, ids, answer)
         return answer if stream else answer.completion()
-
-    def _checked(self, token_ids: Iterable[int]) -> list[int]:
-        ids = [int(token) for token in token_ids]
-        for token in ids:
-            if not 0 <= token < self.config.vocab_size:
-                raise ValueError(
-                    f"expected token ids in 0..{self.config.vocab_size - 1}, found {token}"
-                )
-        return ids

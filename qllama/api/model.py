@@ -1,0 +1,174 @@
+"""An open model: its file, tokenizer, engine and session, and the one lock around them.
+
+Owns how they come together and go. What is asked of a model is `Llama`'s business.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from qllama.config import DEFAULT_N_BATCH, ModelConfig
+from qllama.errors import TokenizerError
+from qllama.format.reader import QlmFile
+from qllama.generation.generator import Generator
+from qllama.generation.session import Session
+from qllama.generation.transcript import Transcript
+from qllama.model.engine import Engine
+from qllama.notice import CompileNotice, notice
+from qllama.tokenizer import load_tokenizer
+from qllama.tokenizer.chat import ChatTemplate
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["OpenModel"]
+
+DEFAULT_CACHE_BYTES = 2**28
+
+
+class OpenModel:
+    """What `Llama` is built on; see there for the parameters."""
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str],
+        *,
+        n_ctx: int = 0,
+        n_threads: int | None = None,
+        n_batch: int = DEFAULT_N_BATCH,
+        kv_type: str = "f16",
+        chat_template: str | os.PathLike[str] | None = None,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        use_mmap: bool = True,
+        verbose: bool = False,
+        on_load: Callable[[int, int], None] | None = None,
+        on_compile: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        started = time.perf_counter()
+        self._lock = threading.Lock()
+        self._file = QlmFile.open(model_path, use_mmap=use_mmap, on_progress=on_load)
+        try:
+            self._tokenizer = load_tokenizer(self._file.tokenizer, self._file.tokenizer_blob)
+            self._chat_template: ChatTemplate | None = None
+            if chat_template is not None:
+                self.chat_template = chat_template
+            self._engine = Engine(
+                self._file,
+                n_ctx=n_ctx,
+                n_threads=n_threads,
+                n_batch=n_batch,
+                kv_type=kv_type,
+                on_compile=on_compile or CompileNotice(),
+            )
+        except BaseException:
+            self._file.close()
+            raise
+        load_seconds = time.perf_counter() - started
+        self._session = Session(self._engine, cache_bytes=cache_bytes)
+        self._generator = Generator(
+            self._session, self._lock, self._tokenizer, load_seconds=load_seconds
+        )
+        self._transcript = Transcript(self._tokenizer)
+        if verbose:
+            notice(
+                f"loaded {os.fspath(model_path)} in {load_seconds:.2f} s: "
+                f"{self.n_ctx} tokens of context, {self._engine.n_threads} threads"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model; streams that are still open then raise ValueError."""
+        with self._lock:
+            if not self._session.closed:
+                self._session.close()
+                self._engine.close()
+                self._file.close()
+
+    @property
+    def config(self) -> ModelConfig:
+        """Hyperparameters of the model."""
+        return self._engine.config
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the model was converted from, as its file says."""
+        return self._file.provenance
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja that `chat` renders, None where the model has none; or set it, or its file."""
+        own = self._tokenizer.config.chat_template
+        return own if self._chat_template is None else self._chat_template.source
+
+    @chat_template.setter
+    def chat_template(self, template: str | os.PathLike[str]) -> None:
+        self._chat_template = ChatTemplate.of(self._tokenizer, template)
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that fit the context window, prompt and answer together."""
+        return self._session.n_ctx
+
+    def tokenize(self, text: str | bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        """Return the token ids of `text`.
+
+        Parameters
+        ----------
+        text : str or bytes
+            Bytes are UTF-8.
+        add_bos : bool
+            Add the special tokens that the model wants around a text, BOS in most
+            cases; none is added twice, and many models want none.
+        special : bool
+            Read `<|im_end|>` and its like in `text` as control tokens instead of
+            plain text.
+
+        Raises
+        ------
+        TokenizerError
+            When the text cannot be expressed in UTF-8, or the bytes are none.
+        """
+        if isinstance(text, bytes):
+            try:
+                text = text.decode()
+            except UnicodeDecodeError as error:
+                raise TokenizerError(
+                    f"text: expected UTF-8, found byte 0x{text[error.start]:02x} "
+                    f"at offset {error.start}"
+                ) from None
+        return self._tokenizer.encode(text, add_special=add_bos, parse_special=special)
+
+    def detokenize(self, ids: Iterable[int], special: bool = False) -> str:
+        """Return the text of `ids`; undoes `tokenize`.
+
+        Parameters
+        ----------
+        ids : iterable of int
+            Token ids.
+        special : bool
+            Write control tokens as they are spelled instead of leaving them out.
+
+        Raises
+        ------
+        TokenizerError
+            When an id is not in the vocabulary.
+        """
+        return self._tokenizer.decode(ids, skip_special=not special)
+
+    def _checked(self, token_ids: Iterable[int]) -> list[int]:
+        ids = [int(token) for token in token_ids]
+        for token in ids:
+            if not 0 <= token < self.config.vocab_size:
+                raise ValueError(
+                    f"expected token ids in 0..{self.config.vocab_size - 1}, found {token}"
+                )
+        return ids
