@@ -78,6 +78,8 @@ class ChatTemplate:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise TokenizerError(f"{name}, line {error.lineno}: {error.message}") from None
+        except Exception as error:  # of Python's compiler: nested too deeply
+            raise TokenizerError(f"{name}: {one_line(error)}") from None
 
     @classmethod
     def of(

@@ -82,6 +82,19 @@ def test_render_undefined_name_raises_and_names_its_line():
         render("a\n{{ nonsense.more }}", [ASK])
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
+        "{% for a in messages %}" * 30 + "{% endfor %}" * 30,
+    ],
+    ids=["parentheses", "loops"],
+)
+def test_template_that_is_nested_too_deeply_raises_in_one_line(source):
+    with pytest.raises(TokenizerError, match=r"^chat template: [^\n]+$"):
+        ChatTemplate(source)
+
+
 def test_template_syntax_error_raises_and_names_its_line():
     with pytest.raises(TokenizerError, match="chat template, line 3: Encountered unknown tag"):
         ChatTemplate("a\nb\n{% bogus %}")
