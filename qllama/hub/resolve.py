@@ -18,6 +18,7 @@ from qllama.errors import ModelNotFoundError
 from qllama.format.spec import MAGIC
 from qllama.hub import cache, huggingface, pypi, registry
 from qllama.hub.checkpoint import Checkpoint
+from qllama.notice import notice
 from qllama.progress import OnProgress, silent
 
 __all__ = ["resolve_model"]
@@ -95,7 +96,7 @@ def _cached(
 
         with cache.scratch(target) as directory:
             checkpoint = fetch(directory)
-            convert(
+            report = convert(
                 checkpoint.path,
                 target,
                 type,
@@ -103,6 +104,8 @@ def _cached(
                 sha256=checkpoint.sha256,
                 origin=checkpoint.origin,
             )
+    for oddity in report.notices:
+        notice(f"{target.name}: {oddity}")
     return target
 
 

