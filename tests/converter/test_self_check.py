@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tiny_gguf import write_gguf
+from tiny_hf import config_of, write_repository
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from converter import slabs
 from converter.check import readings, self_check
@@ -31,8 +33,8 @@ def changed_source(monkeypatch, **changes):
     """Let GGUF files be opened with another config."""
 
     class Changed(GgufSource):
-        def __init__(self, path):
-            super().__init__(path)
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
             self.config = replace(self.config, **changes)
 
     monkeypatch.setattr(gguf, "GgufSource", Changed)
@@ -124,6 +126,17 @@ def test_check_chat_template_that_fails_is_remarked_on(source, template, remark)
     record, blob = GgufSource(source).tokenizer
     tokenizer = load_tokenizer(replace(record, chat_template=template), blob)
     assert list(self_check._tokenizer_notices(tokenizer, 300)) == remark
+
+
+def test_check_tokenizer_that_knows_no_letter_is_remarked_on(tmp_path):
+    digits = Tokenizer(models.BPE({digit: i for i, digit in enumerate("0123456789")}, []))
+    digits.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits.decoder = decoders.ByteLevel()
+    directory = write_repository(tmp_path / "digits", config_of(bos_token_id=0, eos_token_id=1))
+    digits.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").unlink()
+    notices = convert(directory, tmp_path / "out.qlm").notices
+    assert notices == ("the tokenizer does not know a letter of English",)
 
 
 def test_check_tokenizer_that_changes_the_text_is_refused(source):
