@@ -106,4 +106,5 @@ class StoredArray(SourceTensor):
                         wanted = wanted[got:]
         except OSError as e:
             raise ConversionError(f"{self.where}: cannot be read: {e.strerror or e}") from e
+        assert filled == len(raw), "rows past the end"
         return np.frombuffer(raw, self._dtype).reshape(stop - start, *self.shape[1:])

@@ -45,6 +45,12 @@ def test_stored_array_vector_is_read_by_elements(tmp_path):
     np.testing.assert_array_equal(array.read(1, 6), VALUES[1:6, 0])
 
 
+def test_stored_array_has_no_rows_past_its_end(tmp_path):
+    array = stored(tmp_path / "f", np.zeros(0, np.float32))
+    with pytest.raises(AssertionError):
+        array.read(0, 1)
+
+
 def test_stored_array_says_what_it_is(tmp_path):
     array = stored(tmp_path / "f", VALUES.astype(ml_dtypes.bfloat16))
     assert (array.shape, array.source_type, array.n_bytes) == ((7, 5), "bfloat16", 70)
