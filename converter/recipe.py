@@ -49,7 +49,7 @@ class Recipe:
 PRESETS: dict[str, Recipe] = {
     "q4": Recipe("q4", matrices="q4", embedding="q8_0", head="q8_0"),
     "q8": Recipe("q8", matrices="q8_0", embedding="q8_0", head="q8_0"),
-    **{t: Recipe(t, t, t, t) for t in ("q4_0", "q8_0", "f16", "bf16", "f32")},
+    **{t: Recipe(t, t, t, t) for t in ("q6", "q4_0", "q8_0", "f16", "bf16", "f32")},
 }
 
 

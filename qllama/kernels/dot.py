@@ -2,15 +2,16 @@
 
 One class an instruction set, all used alike: make one with the value to start from,
 `add` four products a lane at a time, at most `MAX_STEPS` times, and read `total`.
-Throughout: `b` is an llvmlite IRBuilder, `bits` 4 or 8, `start` an i32 vector.
+Throughout: `b` is an llvmlite IRBuilder, `bits` 4, 6 or 8, `start` an i32 vector.
 
-Weights are bytes below 16 where `bits` is 4. Where it is 8 they are signed or
+Weights are bytes below 2**bits where `bits` is 4 or 6. Where it is 8 they are signed or
 unsigned, as `Isa.signed` says. The other factor, `codes`, is signed and never -128.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from llvmlite import ir
@@ -23,6 +24,8 @@ __all__ = ["MAX_STEPS", "ByteDot", "byte_dot"]
 
 #: Steps of 4 products that a block of 32 weights takes.
 MAX_STEPS = 8
+#: Steps whose products of bytes, two to a 16-bit lane and each code at most 127, fit 16 bits.
+_NARROW_STEPS = {bits: min(MAX_STEPS, 32767 // (2 * (2**bits - 1) * 127)) for bits in (4, 6)}
 
 
 class ByteDot(Protocol):
@@ -51,7 +54,7 @@ def byte_dot(b: Any, isa: Isa, bits: int, start: Value) -> ByteDot:
     isa : Isa
         The instruction set to generate for.
     bits : int
-        4 or 8: how large weights may be.
+        4, 6 or 8: how large weights may be.
     start : i32 vector
         What the products are added to.
 
@@ -105,17 +108,23 @@ class _Avx2:
         return self._call("pmadd.wd", simd.vector(I32, self._lanes), pairs, ones)
 
 
-class _Avx2Nibbles(_Avx2):
-    """A whole block fits 16 bits, 8 * 2 * 15 * 127 = 30480: it is widened once."""
+class _Avx2Narrow(_Avx2):
+    """Sums of some steps fit 16 bits: all of a block of 4-bit codes, two steps of 6-bit ones."""
 
-    def __init__(self, b: Any, start: Value) -> None:
+    def __init__(self, b: Any, start: Value, bits: int) -> None:
         super().__init__(b, start)
+        self._limit = _NARROW_STEPS[bits]
+        self._n_steps = 0
         self._sum = simd.constant(I16, 2 * self._lanes, 0)
 
     def add(self, weights: Value, codes: Value) -> None:
+        if self._n_steps == self._limit:
+            self._start = self._pin(self.total)
+            self._n_steps, self._sum = 0, simd.constant(I16, 2 * self._lanes, 0)
         weights, codes = (self._b.bitcast(v, self._bytes) for v in (weights, codes))
         pairs = self._call("pmadd.ub.sw", self._pairs, weights, codes)
         self._sum = self._pin(self._b.add(self._sum, pairs))
+        self._n_steps += 1
 
     @property
     def total(self) -> Value:
@@ -153,16 +162,18 @@ class _Neon:
         self.total = self._b.call(self._instruction, [self.total, *operands])
 
 
-class _PortableNibbles:
-    """Products and their sums in 16-bit lanes, even and odd bytes alike; widened once.
+class _PortableNarrow:
+    """Products and their sums in 16-bit lanes, even and odd bytes alike.
 
-    As with AVX2, a whole block of weights below 16 fits. Unsigned times signed.
+    As with AVX2, sums of some steps fit. Unsigned times signed.
     """
 
-    def __init__(self, b: Any, start: Value) -> None:
+    def __init__(self, b: Any, start: Value, bits: int) -> None:
         self._b = b
         self._start = start
         self._n = 2 * start.type.count
+        self._limit = _NARROW_STEPS[bits]
+        self._n_steps = 0
         self._sum = self._constant(0)
 
     def _constant(self, value: int) -> Value:
@@ -172,11 +183,15 @@ class _PortableNibbles:
         return self._b.bitcast(value, simd.vector(I16, self._n))
 
     def add(self, weights: Value, codes: Value) -> None:
+        if self._n_steps == self._limit:
+            self._start = self.total
+            self._n_steps, self._sum = 0, self._constant(0)
         b, eight = self._b, self._constant(8)
         weights, codes = self._halves(weights), self._halves(codes)
         even = b.mul(b.and_(weights, self._constant(0xFF)), b.ashr(b.shl(codes, eight), eight))
         odd = b.mul(b.lshr(weights, eight), b.ashr(codes, eight))
         self._sum = b.add(b.add(self._sum, even), odd)
+        self._n_steps += 1
 
     @property
     def total(self) -> Value:
@@ -193,7 +208,7 @@ class _PortableBytes:
         self._b = b
         self._start = start
         zero = ir.Constant(start.type, None)
-        self._high, self._low = _PortableNibbles(b, zero), _PortableNibbles(b, zero)
+        self._high, self._low = _PortableNarrow(b, zero, 4), _PortableNarrow(b, zero, 4)
 
     def add(self, weights: Value, codes: Value) -> None:
         b, lanes = self._b, self._start.type.count
@@ -208,16 +223,10 @@ class _PortableBytes:
 
 
 _BYTE_DOTS: dict[tuple[str, int], Callable[[Any, Value], ByteDot]] = {
-    ("amx", 4): _Vnni,
-    ("amx", 8): _Vnni,
-    ("avx512vnni", 4): _Vnni,
-    ("avx512vnni", 8): _Vnni,
-    ("avxvnni", 4): _Vnni,
-    ("avxvnni", 8): _Vnni,
-    ("avx2", 4): _Avx2Nibbles,
+    **{(isa, bits): _Vnni for isa in ("amx", "avx512vnni", "avxvnni") for bits in (4, 6, 8)},
+    **{("avx2", bits): partial(_Avx2Narrow, bits=bits) for bits in (4, 6)},
     ("avx2", 8): _Avx2Bytes,
-    ("neon", 4): _Neon,
-    ("neon", 8): _Neon,
-    ("portable", 4): _PortableNibbles,
+    **{("neon", bits): _Neon for bits in (4, 6, 8)},
+    **{("portable", bits): partial(_PortableNarrow, bits=bits) for bits in (4, 6)},
     ("portable", 8): _PortableBytes,
 }

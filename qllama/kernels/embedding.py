@@ -14,9 +14,9 @@ from qllama.quant.types import BLOCK, TILE_ROWS
 
 __all__ = ["embed_row"]
 
-_F32, _F16, _BF16, _Q8_0, _Q4_0, _Q4 = (
+_F32, _F16, _BF16, _Q8_0, _Q4_0, _Q4, _Q6 = (
     [kernel.name for kernel in WEIGHT_KERNELS].index(name)
-    for name in ("f32", "f16", "bf16", "q8_0", "q4_0", "q4")
+    for name in ("f32", "f16", "bf16", "q8_0", "q4_0", "q4", "q6")
 )
 
 
@@ -31,8 +31,10 @@ def embed_row(kernel_index, tile, row, n_blocks, out):
         _float_row(kernel_index, tile, row, n_blocks, out)
     elif kernel_index == _Q8_0:
         _q8_0_row(tile, row, n_blocks, out)
+    elif kernel_index == _Q4_0:
+        _q4_0_row(tile, row, n_blocks, out)
     else:
-        _int4_row(kernel_index == _Q4, tile, row, n_blocks, out)
+        _affine_row(4 if kernel_index == _Q4 else 6, tile, row, n_blocks, out)
 
 
 @njit
@@ -59,23 +61,43 @@ def _q8_0_row(tile, row, n_blocks, out):
 
 
 @njit
-def _int4_row(has_minimum, tile, row, n_blocks, out):
-    factors = tile + 288 * n_blocks + 4 * row
+def _nibble(codes, row, k):
+    """The 4-bit code of column `k` of a block whose codes are at address `codes`."""
+    byte = v.load_byte(codes + 64 * (k // 4 % 4) + 4 * row + k % 4)
+    return byte >> (4 * (k // 16)) & 15
+
+
+@njit
+def _six(codes, row, k):
+    """The 6-bit code of column `k` of a block whose codes are at address `codes`."""
+    place = codes + 192 * (k // 16) + 4 * row + k % 4
+    group = k // 4 % 4
+    if group < 3:
+        return v.load_byte(place + 64 * group) & 63
+    low, middle, high = v.load_byte(place), v.load_byte(place + 64), v.load_byte(place + 128)
+    return low >> 6 | middle >> 6 << 2 | high >> 6 << 4
+
+
+@njit
+def _q4_0_row(tile, row, n_blocks, out):
     for block in range(n_blocks):
         codes = tile + 288 * block
-        if has_minimum:
-            scale = v.load_scalar(factors) * np.float32(v.load_byte(codes + 256 + row))
-            minimum = v.load_scalar(factors + 64) * np.float32(v.load_byte(codes + 272 + row))
-            offset = 0
-        else:
-            scale = v.load_f16_scalar(codes + 256 + 2 * row)
-            minimum = np.float32(0.0)
-            offset = 8
+        scale = v.load_f16_scalar(codes + 256 + 2 * row)
         for k in range(BLOCK):
-            group = k // 4
-            byte = v.load_byte(codes + 64 * (group % 4) + 4 * row + k % 4)
-            code = (byte >> (4 * (group // 4)) & 15) - offset
-            value = scale * np.float32(code)
-            if has_minimum:
-                value = value - minimum
+            value = scale * np.float32(_nibble(codes, row, k) - 8)
+            v.store_scalar(out + 4 * (BLOCK * block + k), value)
+
+
+@njit
+def _affine_row(bits, tile, row, n_blocks, out):
+    block_n_bytes = 64 * bits + 2 * TILE_ROWS
+    factors = tile + block_n_bytes * n_blocks + 4 * row
+    for block in range(n_blocks):
+        codes = tile + block_n_bytes * block
+        pair = codes + 64 * bits + row
+        scale = v.load_scalar(factors) * np.float32(v.load_byte(pair))
+        minimum = v.load_scalar(factors + 64) * np.float32(v.load_byte(pair + TILE_ROWS))
+        for k in range(BLOCK):
+            code = _nibble(codes, row, k) if bits == 4 else _six(codes, row, k)
+            value = scale * np.float32(code) - minimum
             v.store_scalar(out + 4 * (BLOCK * block + k), value)

@@ -6,13 +6,16 @@ function here repeats that codec's float32 operations one by one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from qllama.kernels._jit import njit
+from qllama.kernels.quantize_affine import quantize_affine
 from qllama.kernels.quantize_lanes import (
     CHUNK_BLOCKS,
     LANES,
@@ -21,8 +24,8 @@ from qllama.kernels.quantize_lanes import (
     store_bytes,
     store_nibbles,
 )
-from qllama.kernels.quantize_q4 import quantize_q4
 from qllama.quant import BLOCK, QUANT_TYPES, TILE_ROWS, FloatCodec, codec, matrix_n_bytes
+from qllama.quant.affine import starts
 
 __all__ = ["quantize"]
 
@@ -165,4 +168,9 @@ def _quantize_q4_0(w: Any, tiles: Any) -> None:
                 _store_scales(d, lane, stored[-_SCALES_N_BYTES:])
 
 
-_BLOCK_KERNELS = {"q8_0": _quantize_q8_0, "q4_0": _quantize_q4_0, "q4": quantize_q4}
+_BLOCK_KERNELS: dict[str, Callable[..., None]] = {
+    "q8_0": _quantize_q8_0,
+    "q4_0": _quantize_q4_0,
+    "q4": partial(quantize_affine, 4, starts(4)),
+    "q6": partial(quantize_affine, 6, starts(6)),
+}

@@ -14,7 +14,15 @@ import numpy as np
 from qllama.kernels._jit import njit
 from qllama.quant import BLOCK, TILE_ROWS
 
-__all__ = ["CHUNK_BLOCKS", "LANES", "half_bits", "load_chunk", "store_bytes", "store_nibbles"]
+__all__ = [
+    "CHUNK_BLOCKS",
+    "LANES",
+    "half_bits",
+    "load_chunk",
+    "store_bytes",
+    "store_nibbles",
+    "store_sixes",
+]
 
 CHUNK_BLOCKS = 4
 LANES = CHUNK_BLOCKS * TILE_ROWS
@@ -58,6 +66,19 @@ def store_nibbles(codes: Any, lane: int, out: Any) -> None:
             for j in range(4):
                 low, high = codes[4 * g + j, lane + r], codes[16 + 4 * g + j, lane + r]
                 out[(g * TILE_ROWS + r) * 4 + j] = low | (high << np.uint8(4))
+
+
+@njit
+def store_sixes(codes: Any, lane: int, out: Any) -> None:
+    """Store the 6-bit `codes` (32, 64) of 16 lanes from `lane` on as 384 bytes of `out`."""
+    for half in range(2):
+        for i in range(3):
+            for r in range(TILE_ROWS):
+                for j in range(4):
+                    low = codes[16 * half + 4 * i + j, lane + r]
+                    pair = codes[16 * half + 12 + j, lane + r] >> np.uint8(2 * i)
+                    byte = low | (pair << np.uint8(6))
+                    out[((3 * half + i) * TILE_ROWS + r) * 4 + j] = byte
 
 
 @njit

@@ -101,25 +101,44 @@ def block_codes(
     """The block's (group, i32 vectors by first row): 4 codes in a lane, as `dot` takes them."""
     b, lanes = tile.b, tile.isa.lanes
     kind = simd.vector(I32, lanes)
-    low_nibbles = simd.constant(I32, lanes, 0x0F0F0F0F)
-    sign_bits = simd.constant(I32, lanes, 0x80808080)
-    for j in range(tile.kernel.bits):
-        packed = {
-            row: simd.load(b, simd.at(b, block, 64 * j + 4 * row), kind, min(32, 4 * lanes))
-            for row in rows
-        }
-        if tile.kernel.bits == 4:
-            high = {row: b.lshr(v, simd.constant(I32, lanes, 4)) for row, v in packed.items()}
-            yield j, {row: b.and_(v, low_nibbles) for row, v in packed.items()}
-            yield j + 4, {row: b.and_(v, low_nibbles) for row, v in high.items()}
-        elif tile.isa.signed:
-            yield j, {row: b.xor(v, sign_bits) for row, v in packed.items()}
-        else:
+
+    def load(j: int) -> dict[int, Value]:
+        places = {row: simd.at(b, block, 64 * j + 4 * row) for row in rows}
+        return {row: simd.load(b, p, kind, min(32, 4 * lanes)) for row, p in places.items()}
+
+    def down(vectors: dict[int, Value], places: int) -> dict[int, Value]:
+        return {row: b.lshr(v, simd.constant(I32, lanes, places)) for row, v in vectors.items()}
+
+    def masked(vectors: dict[int, Value], mask: int) -> dict[int, Value]:
+        every_byte = simd.constant(I32, lanes, 0x01010101 * mask)
+        return {row: b.and_(v, every_byte) for row, v in vectors.items()}
+
+    if tile.kernel.bits == 4:
+        for j in range(4):
+            packed = load(j)
+            high = down(packed, 4)
+            yield j, masked(packed, 15)
+            yield j + 4, masked(high, 15)
+    elif tile.kernel.bits == 6:
+        for half in range(2):
+            fourth: dict[int, Value] = {}
+            for i in range(3):
+                packed = load(3 * half + i)
+                pairs = masked(down(packed, 6 - 2 * i), 3 << 2 * i)
+                fourth = {row: b.or_(fourth[row], v) if i else v for row, v in pairs.items()}
+                yield 4 * half + i, masked(packed, 63)
+            yield 4 * half + 3, fourth
+    else:
+        sign_bits = simd.constant(I32, lanes, 0x80808080)
+        for j in range(8):
+            packed = load(j)
+            if tile.isa.signed:
+                packed = {row: b.xor(v, sign_bits) for row, v in packed.items()}
             yield j, packed
 
 
 def block_scales(tile: RegisterTile, block: Value, row: int) -> Value:
-    """The block's scales of rows `row ..`, float32; q4 holds them as bytes."""
+    """The block's scales of rows `row ..`, float32; those beside minimums are bytes."""
     b, lanes = tile.b, tile.isa.lanes
     scales = simd.at(b, block, 64 * tile.kernel.bits)
     if tile.kernel.has_minimum:

@@ -26,7 +26,7 @@ class WeightKernel:
     bits : int
         Of a stored code; 0 for floats.
     has_minimum : bool
-        Whether blocks carry a minimum beside their scale (`q4`).
+        Whether blocks carry a minimum beside their scale (`q4` and `q6`).
     """
 
     name: str
@@ -51,4 +51,5 @@ WEIGHT_KERNELS = (
     WeightKernel("q8_0", "q8", bits=8),
     WeightKernel("q4_0", "q8", bits=4),
     WeightKernel("q4", "q8", bits=4, has_minimum=True),
+    WeightKernel("q6", "q8", bits=6, has_minimum=True),
 )

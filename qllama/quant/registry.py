@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, overload
 
+from qllama.quant.affine import AffineCodec
 from qllama.quant.codec import Codec
 from qllama.quant.float import FloatCodec
-from qllama.quant.q4 import Q4Codec
 from qllama.quant.q4_0 import Q4_0Codec
 from qllama.quant.q8_0 import Q8_0Codec
 from qllama.quant.scaled import ScaledCodec
@@ -22,7 +22,8 @@ _CODECS: dict[str, Codec] = {
         FloatCodec("bf16"),
         Q8_0Codec(),
         Q4_0Codec(),
-        Q4Codec(),
+        AffineCodec("q4"),
+        AffineCodec("q6"),
     )
 }
 

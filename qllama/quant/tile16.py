@@ -17,8 +17,10 @@ from qllama.quant.types import BLOCK, TILE_ROWS, padded_shape
 __all__ = [
     "GROUP",
     "join_nibbles",
+    "join_sixes",
     "pad_matrix",
     "split_nibbles",
+    "split_sixes",
     "tile_codes",
     "tile_per_block",
     "untile_codes",
@@ -83,6 +85,27 @@ def join_nibbles(tiled: UInt8) -> UInt8:
 def split_nibbles(joined: UInt8) -> UInt8:
     """Undo `join_nibbles`."""
     return np.concatenate([joined & np.uint8(15), joined >> np.uint8(4)], axis=2)
+
+
+def join_sixes(tiled: UInt8) -> UInt8:
+    """Pack 6-bit codes (tiles, blocks, 8, r, j) to bytes (tiles, blocks, 6, r, j).
+
+    Three bytes hold four codes: the low bits of byte 3 h + i are the code of group 4 h + i,
+    the high two of its three bytes are bits 2 i of the code of group 4 h + 3.
+    """
+    halves = tiled.reshape(*tiled.shape[:2], 2, 4, *tiled.shape[3:])
+    pairs = [halves[:, :, :, 3] >> np.uint8(2 * i) & np.uint8(3) for i in range(3)]
+    joined = [halves[:, :, :, i] | pairs[i] << np.uint8(6) for i in range(3)]
+    return np.stack(joined, axis=3).reshape(*tiled.shape[:2], 6, *tiled.shape[3:])
+
+
+def split_sixes(joined: UInt8) -> UInt8:
+    """Undo `join_sixes`."""
+    halves = joined.reshape(*joined.shape[:2], 2, 3, *joined.shape[3:])
+    first, second, third = (halves[:, :, :, i] >> np.uint8(6) << np.uint8(2 * i) for i in range(3))
+    fourth = (first | second | third)[:, :, :, None]
+    codes = np.concatenate([halves & np.uint8(63), fourth], axis=3)
+    return codes.reshape(*joined.shape[:2], _GROUPS, *joined.shape[3:])
 
 
 def tile_per_block(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -111,10 +111,18 @@ def test_reader_vector_decodes_each_float_type(tmp_path, path):
 
 
 @pytest.mark.parametrize(
-    # Largest weight below 4, so a step is at most 8 / 15 (q4), 4 / 8 (q4_0), 4 / 127 (q8_0);
-    # a q4_0 code may be clamped one step short.
+    # Largest weight below 4, so a step is at most 8 / 15 (q4), 8 / 63 (q6), 4 / 8 (q4_0),
+    # 4 / 127 (q8_0); a q4_0 code may be clamped one step short.
     ("type_name", "tolerance"),
-    [("f32", 0), ("f16", 2e-3), ("bf16", 0.016), ("q8_0", 0.02), ("q4", 0.4), ("q4_0", 0.51)],
+    [
+        ("f32", 0),
+        ("f16", 2e-3),
+        ("bf16", 0.016),
+        ("q8_0", 0.02),
+        ("q4", 0.4),
+        ("q6", 0.1),
+        ("q4_0", 0.51),
+    ],
 )
 def test_reader_matrix_is_near_the_weights(tmp_path, type_name, tolerance):
     weights = np.random.default_rng(7).normal(size=(17, 33)).clip(-4, 4).astype(np.float32)

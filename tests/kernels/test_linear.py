@@ -53,13 +53,14 @@ def inputs(k):
 
 
 def magnitudes(name, data, shape):
-    """Float64 (rows, k): |weight|, for q4 the sum of the two terms it is the difference of."""
+    """Float64 (rows, k): |weight|, or the sum of the two terms it is the difference of."""
     w = codec(name).dequantize(data, *shape).astype(np.float64)
-    if name != "q4":
+    if not KERNELS[name].has_minimum:
         return np.abs(w)
     codes_are_zero = codec(name).tiles(data.copy(), *shape)
-    n_blocks = padded(shape[1]) // 32
-    codes_are_zero[:, : 288 * n_blocks].reshape(-1, n_blocks, 288)[:, :, :256] = 0
+    n_blocks, block = padded(shape[1]) // 32, KERNELS[name].block_bytes
+    blocks = codes_are_zero[:, : block * n_blocks].reshape(-1, n_blocks, block)
+    blocks[:, :, : 64 * KERNELS[name].bits] = 0
     minimums = -codec(name).dequantize(codes_are_zero.reshape(-1), *shape).astype(np.float64)
     return w + 2 * minimums
 
@@ -138,8 +139,8 @@ def test_linear_one_changed_bit_is_seen(name, isa):
     # The low bit of a code; for floats of the highest byte but one, a bit of the fraction.
     places = [0, 5] if name in INTEGER else [{"f32": 2}.get(name, 0)]
     if name in INTEGER:
-        places += [block - 31]  # a byte of a scale, or of q4's codes of minimums
-    if name == "q4":
+        places += [block - 31]  # a byte of a scale, or of the codes of minimums
+    if KERNELS[name].has_minimum:
         places += [block - 17, -128 + 2, -62]  # a code of scales; row factors
     for place in places:
         mutant = data.copy()
@@ -175,10 +176,11 @@ def extreme_storage(name, high, k):
     if name == "q4_0":
         codes = np.full((16, k), 15 if high else 0, np.uint8)
         return codec(name).pack(codes, np.ones((16, k // 32), np.float16)), 7 if high else -8
-    block = np.full(288, 255 if high else 0, np.uint8)
-    block[256:272], block[272:] = 1, 3
+    block = np.full(KERNELS[name].block_bytes, 255 if high else 0, np.uint8)
+    block[-32:-16], block[-16:] = 1, 3
     tail = np.ones(32, np.float32).view(np.uint8)
-    return np.concatenate([np.tile(block, k // 32), tail]), 12 if high else -3
+    value = 2 ** KERNELS[name].bits - 1 - 3 if high else -3
+    return np.concatenate([np.tile(block, k // 32), tail]), value
 
 
 @each_isa
@@ -200,13 +202,14 @@ def test_linear_extreme_codes_do_not_saturate(name, isa, high, k):
 
 
 @each_isa
-def test_linear_largest_scale_codes_are_taken_as_unsigned(isa):
-    block = np.full(288, 0x11, np.uint8)
-    block[256:272], block[272:] = 255, 254
+@pytest.mark.parametrize("name", [name for name in INTEGER if KERNELS[name].has_minimum])
+def test_linear_largest_scale_codes_are_taken_as_unsigned(name, isa):
+    block = np.full(KERNELS[name].block_bytes, 255, np.uint8)
+    block[-16:] = 254
     data = np.concatenate([block, np.ones(32, np.float32).view(np.uint8)])
     packed = pack_q8(np.ones((MANY, 32), np.int8), np.ones((MANY, 1), np.float32), isa)
-    y = multiply("q4", isa, data, (16, 32), packed, MANY)
-    np.testing.assert_array_equal(y, 32 * (255 - 254))
+    y = multiply(name, isa, data, (16, 32), packed, MANY)
+    np.testing.assert_array_equal(y, 32 * (255 * (2 ** KERNELS[name].bits - 1) - 254))
 
 
 @each_isa

@@ -139,7 +139,7 @@ def test_quantize_code_for_a_generic_cpu_gives_the_same_bytes():
         "from qllama.kernels.quantize import quantize\n"
         "from qllama.quant import codec\n"
         "w = np.random.default_rng(7).standard_t(3, (20, 170)).astype(np.float32)\n"
-        "for name in ('q8_0', 'q4_0', 'q4'):\n"
+        "for name in ('q8_0', 'q4_0', 'q4', 'q6'):\n"
         "    assert np.array_equal(quantize(name, w, 1), codec(name).quantize(w)), name\n"
     )
     done = subprocess.run(

@@ -32,7 +32,7 @@ MODELS = {
     ),
     "window, norms of heads": (
         {"sliding_window": 40, "qk_norm": True, "head_dim": 24},
-        {"self_attn": "q8_0", "": "q4_0"},
+        {"self_attn": "q6", "": "q4_0"},
     ),
     "gqa 7, floats": ({"num_attention_heads": 7, "num_key_value_heads": 1}, "f16"),
 }

@@ -13,7 +13,7 @@ from qllama.quant import QUANT_TYPES, codec, matrix_n_bytes
 
 TYPES = list(QUANT_TYPES)
 # Largest error of a Gaussian weight over the largest weight of all; q4 and q4_0 have a
-# block's range in 15 steps, each element half a step off, a clipped one a whole step.
+# block's range in 15 steps, q6 in 63, each element half a step off, a clipped one a whole step.
 RELATIVE_ERROR = {
     "f32": 0,
     "f16": 2**-11,
@@ -21,6 +21,7 @@ RELATIVE_ERROR = {
     "q8_0": 1 / 225,
     "q4_0": 1 / 7,
     "q4": 1 / 7,
+    "q6": 1 / 31,
 }
 
 

@@ -79,3 +79,23 @@ def test_golden_q4_block_codes_precede_the_row_factors():
     w = np.stack([np.zeros(64), row]).astype(np.float32)
     np.testing.assert_array_equal(codec("q4").quantize(w), tile)
     np.testing.assert_array_equal(codec("q4").dequantize(tile, 2, 64), w)
+
+
+def test_golden_q6_three_bytes_hold_four_codes():
+    # One block of row 1: scale 255/256 and minimum 255/8, so d = 1/256 and m = 1/8.
+    codes = np.arange(32) * 2 + np.arange(32) // 16
+    row = codes * 255 / 256 - 255 / 8
+    tile = np.zeros(416 + 128, np.uint8)
+    for half in range(2):
+        for i in range(3):
+            for j in range(4):
+                low, fourth = codes[16 * half + 4 * i + j], codes[16 * half + 12 + j]
+                tile[64 * (3 * half + i) + 4 + j] = low | (fourth >> 2 * i & 3) << 6
+    tile[384 + 1] = tile[400 + 1] = 255
+    tile[416 + 4 : 416 + 8] = [0, 0, 0x80, 0x3B]  # 1/256
+    tile[480 + 4 : 480 + 8] = [0, 0, 0, 0x3E]  # 1/8
+    # Codes 0, 8, 16 and 24; 24 is 0b011000.
+    assert tile[[4, 68, 132]].tolist() == [0, 8 | 0b10 << 6, 16 | 0b01 << 6]
+    w = np.stack([np.zeros(32), row]).astype(np.float32)
+    np.testing.assert_array_equal(codec("q6").quantize(w), tile)
+    np.testing.assert_array_equal(codec("q6").dequantize(tile, 2, 32), w)

@@ -1,4 +1,4 @@
-"""The compiled search of `q4`, operation for operation that of `qllama.quant.q4`.
+"""The compiled search of `q4` and `q6`, operation for operation that of `qllama.quant.affine`.
 
 Knows the algorithm's steps only by repeating them; why they are what they are is
 told there.
@@ -11,24 +11,21 @@ from typing import Any
 import numpy as np
 
 from qllama.kernels._jit import njit
-from qllama.kernels.quantize_lanes import CHUNK_BLOCKS, LANES, load_chunk, store_nibbles
-from qllama.quant import BLOCK, QUANT_TYPES, TILE_ROWS
-from qllama.quant.q4 import (
-    MAX_CODE,
-    MAX_SCALE_CODE,
-    NEIGHBOURS,
-    REFITS,
-    SMALLEST_SCALE,
-    STARTS,
+from qllama.kernels.quantize_lanes import (
+    CHUNK_BLOCKS,
+    LANES,
+    load_chunk,
+    store_nibbles,
+    store_sixes,
 )
+from qllama.quant import BLOCK, TILE_ROWS
+from qllama.quant.affine import MAX_SCALE_CODE, NEIGHBOURS, REFITS, SMALLEST_SCALE
 
-__all__ = ["quantize_q4"]
+__all__ = ["quantize_affine"]
 
 _ZERO, _ONE, _INFINITY = np.float32(0), np.float32(1), np.float32(np.inf)
 _N = np.float32(BLOCK)
-_BLOCK_N_BYTES = QUANT_TYPES["q4"].tile_block_n_bytes
-_CODE_N_BYTES = _BLOCK_N_BYTES - 2 * TILE_ROWS
-_N_STARTS, _N_NEIGHBOURS = len(STARTS), len(NEIGHBOURS)
+_N_NEIGHBOURS = len(NEIGHBOURS)
 
 
 @njit
@@ -42,27 +39,27 @@ def _inverse(scale: Any) -> Any:
 
 
 @njit
-def _code(x: Any, minimum: Any, inverse: Any) -> Any:
+def _code(x: Any, minimum: Any, inverse: Any, max_code: Any) -> Any:
     code = np.rint((x + minimum) * inverse)
     code = code if code > _ZERO else _ZERO
-    return code if code < MAX_CODE else MAX_CODE
+    return code if code < max_code else max_code
 
 
 @njit
-def _error(x: Any, scale: Any, minimum: Any, inverse: Any, error: Any) -> None:
+def _error(x: Any, scale: Any, minimum: Any, inverse: Any, error: Any, max_code: Any) -> None:
     """Fill `error` (64,) with the squared error of every lane of `x` (32, 64)."""
     for lane in range(LANES):
         inverse[lane] = _inverse(scale[lane])
         error[lane] = _ZERO
     for i in range(BLOCK):
         for lane in range(LANES):
-            code = _code(x[i, lane], minimum[lane], inverse[lane])
+            code = _code(x[i, lane], minimum[lane], inverse[lane], max_code)
             difference = (scale[lane] * code - minimum[lane]) - x[i, lane]
             error[lane] += difference * difference
 
 
 @njit
-def _refit(x: Any, sum_x: Any, scale: Any, minimum: Any, sums: Any) -> None:
+def _refit(x: Any, sum_x: Any, scale: Any, minimum: Any, sums: Any, max_code: Any) -> None:
     """Replace `scale` and `minimum` (64,) by their least-squares fit; `sums` (4, 64) is scratch."""
     inverse, sum_q, sum_qq, sum_xq = sums[0], sums[1], sums[2], sums[3]
     for lane in range(LANES):
@@ -70,7 +67,7 @@ def _refit(x: Any, sum_x: Any, scale: Any, minimum: Any, sums: Any) -> None:
         sum_q[lane] = sum_qq[lane] = sum_xq[lane] = _ZERO
     for i in range(BLOCK):
         for lane in range(LANES):
-            code = _code(x[i, lane], minimum[lane], inverse[lane])
+            code = _code(x[i, lane], minimum[lane], inverse[lane], max_code)
             sum_q[lane] += code
             sum_qq[lane] += code * code
             sum_xq[lane] += x[i, lane] * code
@@ -89,7 +86,7 @@ def _refit(x: Any, sum_x: Any, scale: Any, minimum: Any, sums: Any) -> None:
 
 
 @njit
-def _search(x: Any, best_scale: Any, best_minimum: Any) -> None:
+def _search(x: Any, best_scale: Any, best_minimum: Any, starts: Any, max_code: Any) -> None:
     """Step 1: fill `best_scale` and `best_minimum` (64,) from `x` (32, 64)."""
     sums = np.empty((4, LANES), np.float32)
     sum_x, least, span = _lanes(), _lanes(), _lanes()
@@ -110,14 +107,14 @@ def _search(x: Any, best_scale: Any, best_minimum: Any) -> None:
         least[lane] = least[lane] if least[lane] < _ZERO else _ZERO
         difference = span[lane] - least[lane]
         span[lane] = difference if difference > _ZERO else _ZERO
-    for start in range(_N_STARTS):
+    for start in range(len(starts)):
         for lane in range(LANES):
-            scale[lane] = span[lane] / STARTS[start, 1]
-            begin = scale[lane] * STARTS[start, 0] - least[lane]
+            scale[lane] = span[lane] / starts[start, 1]
+            begin = scale[lane] * starts[start, 0] - least[lane]
             minimum[lane] = begin if begin > _ZERO else _ZERO
         for _ in range(REFITS):
-            _refit(x, sum_x, scale, minimum, sums)
-        _error(x, scale, minimum, sums[0], error)
+            _refit(x, sum_x, scale, minimum, sums, max_code)
+        _error(x, scale, minimum, sums[0], error, max_code)
         for lane in range(LANES):
             if error[lane] < best_error[lane]:
                 best_error[lane] = error[lane]
@@ -149,7 +146,7 @@ def _near(code: Any, step: Any) -> Any:
 
 
 @njit
-def _round(x: Any, sc: Any, mc: Any, d: Any, m: Any) -> None:
+def _round(x: Any, sc: Any, mc: Any, d: Any, m: Any, max_code: Any) -> None:
     """Step 2: replace `sc` and `mc` (64,) by their best neighbours for factors `d`, `m` (16,)."""
     start_sc, start_mc, best_error = _lanes(), _lanes(), _lanes()
     scale, minimum, error = _lanes(), _lanes(), _lanes()
@@ -161,7 +158,7 @@ def _round(x: Any, sc: Any, mc: Any, d: Any, m: Any) -> None:
         for lane in range(LANES):
             scale[lane] = d[lane % TILE_ROWS] * _near(start_sc[lane], NEIGHBOURS[step, 0])
             minimum[lane] = m[lane % TILE_ROWS] * _near(start_mc[lane], NEIGHBOURS[step, 1])
-        _error(x, scale, minimum, inverse, error)
+        _error(x, scale, minimum, inverse, error, max_code)
         for lane in range(LANES):
             if error[lane] < best_error[lane]:
                 best_error[lane] = error[lane]
@@ -170,8 +167,14 @@ def _round(x: Any, sc: Any, mc: Any, d: Any, m: Any) -> None:
 
 
 @njit
-def quantize_q4(w: Any, tiles: Any) -> None:
-    """Quantize float32 `w` (rows, k) into uint8 `tiles` (tiles, bytes of a tile)."""
+def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any) -> None:
+    """Quantize float32 `w` (rows, k) into uint8 `tiles` (tiles, bytes of a tile).
+
+    `bits` are those of a code, 4 or 6, and `starts` (16, 2) those of `qllama.quant.affine`.
+    """
+    max_code = np.float32((1 << bits) - 1)
+    code_n_bytes = bits * BLOCK * TILE_ROWS // 8
+    block_n_bytes = code_n_bytes + 2 * TILE_ROWS
     n_blocks = -(-w.shape[1] // BLOCK)
     n_lanes = -(-n_blocks // CHUNK_BLOCKS) * LANES
     x = np.empty((BLOCK, LANES), np.float32)
@@ -183,24 +186,28 @@ def quantize_q4(w: Any, tiles: Any) -> None:
         row = tile * TILE_ROWS
         for at in range(0, n_lanes, LANES):
             load_chunk(w, row, at // TILE_ROWS, x)
-            _search(x, scales[at : at + LANES], minimums[at : at + LANES])
+            _search(x, scales[at : at + LANES], minimums[at : at + LANES], starts, max_code)
         _row_codes(scales, d)
         _row_codes(minimums, m)
         for at in range(0, n_lanes, LANES):
             sc, mc = scales[at : at + LANES], minimums[at : at + LANES]
             load_chunk(w, row, at // TILE_ROWS, x)
-            _round(x, sc, mc, d, m)
+            _round(x, sc, mc, d, m, max_code)
             for i in range(BLOCK):
                 for lane in range(LANES):
                     r = lane % TILE_ROWS
                     inverse = _inverse(d[r] * sc[lane])
-                    codes[i, lane] = np.uint8(_code(x[i, lane], m[r] * mc[lane], inverse))
+                    code = _code(x[i, lane], m[r] * mc[lane], inverse, max_code)
+                    codes[i, lane] = np.uint8(code)
             first = at // TILE_ROWS
             for block in range(first, min(first + CHUNK_BLOCKS, n_blocks)):
                 lane = (block - first) * TILE_ROWS
-                stored = tiles[tile, block * _BLOCK_N_BYTES : (block + 1) * _BLOCK_N_BYTES]
-                store_nibbles(codes, lane, stored)
+                stored = tiles[tile, block * block_n_bytes : (block + 1) * block_n_bytes]
+                if bits == 4:
+                    store_nibbles(codes, lane, stored)
+                else:
+                    store_sixes(codes, lane, stored)
                 for r in range(TILE_ROWS):
-                    stored[_CODE_N_BYTES + r] = np.uint8(sc[lane + r])
-                    stored[_CODE_N_BYTES + TILE_ROWS + r] = np.uint8(mc[lane + r])
-        tiles[tile, n_blocks * _BLOCK_N_BYTES :] = d_and_m.reshape(-1).view(np.uint8)
+                    stored[code_n_bytes + r] = np.uint8(sc[lane + r])
+                    stored[code_n_bytes + TILE_ROWS + r] = np.uint8(mc[lane + r])
+        tiles[tile, n_blocks * block_n_bytes :] = d_and_m.reshape(-1).view(np.uint8)
