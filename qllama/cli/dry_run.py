@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qllama.cli.columns import aligned
+
 if TYPE_CHECKING:
     from converter.report import ConversionPlan, TensorReport
 
@@ -16,15 +18,7 @@ _RIGHT = (3, 5)
 
 def as_text(plan: ConversionPlan) -> str:
     """Return `plan` as aligned lines: every tensor, then the totals."""
-    rows = [_COLUMNS, *(_row(tensor) for tensor in plan.tensors)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if i in _RIGHT else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    lines = aligned([_COLUMNS, *(_row(tensor) for tensor in plan.tensors)], _RIGHT)
     source_n_bytes = sum(tensor.source_n_bytes for tensor in plan.tensors)
     carried = sum(tensor.carried for tensor in plan.tensors)
     lines += ["", f"{plan.source}: {len(plan.tensors)} tensors, {source_n_bytes / 1e6:.1f} MB"]

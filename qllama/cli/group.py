@@ -18,7 +18,7 @@ import click
 from qllama.cli.options import Diagnostics
 from qllama.errors import QllamaError
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "main", "report_error"]
 
 # In the order that `qllama --help` lists them; each lives in the module of its name.
 COMMANDS = (
@@ -26,6 +26,9 @@ COMMANDS = (
     "convert",
     "chat",
     "generate",
+    "list",
+    "show",
+    "rm",
     "inspect",
     "verify",
     "tokenize",
@@ -79,11 +82,25 @@ class CommandGroup(click.Group):
         try:
             code = super().main(args, prog_name or "qllama", **extra)
         except Exception as error:
-            if diagnostics.debug:
-                traceback.print_exc()
-            message, code = _describe(error)
-            click.echo(f"qllama: error: {message}", err=True)
+            code = report_error(error, diagnostics)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def report_error(error: Exception, diagnostics: Diagnostics | None) -> int:
+    """Print the one line on stderr that tells of an error, and return the exit code.
+
+    Parameters
+    ----------
+    error : Exception
+        The one that is being handled.
+    diagnostics : Diagnostics or None
+        Whether its traceback is wanted too.
+    """
+    if diagnostics is not None and diagnostics.debug:
+        traceback.print_exc()
+    message, code = _describe(error)
+    click.echo(f"qllama: error: {message}", err=True)
+    return code
 
 
 def _describe(error: Exception) -> tuple[str, int]:

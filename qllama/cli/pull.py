@@ -1,21 +1,23 @@
-"""`qllama pull`: get a model ready in the user's cache."""
+"""`qllama pull`: get models ready in the user's cache."""
 
 from __future__ import annotations
 
 import click
 
+from qllama.cli.group import report_error
 from qllama.cli.loading import model_path
-from qllama.cli.options import DEFAULT_WEIGHT_TYPE, debug_option, weight_type
+from qllama.cli.options import DEFAULT_WEIGHT_TYPE, Diagnostics, debug_option, weight_type
+from qllama.errors import QllamaError
 
 __all__ = ["command"]
 
 
 @click.command(
     "pull",
-    short_help="Fetch a model and convert it into the cache.",
+    short_help="Fetch models and convert them into the cache.",
     epilog="Example: qllama pull smollm2-135m --type q8",
 )
-@click.argument("name", required=False)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option(
     "--type",
     "type_name",
@@ -25,10 +27,18 @@ __all__ = ["command"]
     help="Weight type to convert to.",
 )
 @debug_option
-def command(name: str | None, type_name: str) -> None:
-    """Fetch the model NAME, convert it into the cache and print where it is.
+@click.pass_context
+def command(ctx: click.Context, names: tuple[str, ...], type_name: str) -> None:
+    """Fetch the models NAME, convert them into the cache and print where each is.
 
-    NAME is a registered name (default smollm2-135m) or org/name on the Hugging
-    Face hub. A model that is already there is not fetched again.
+    NAME is a registered name (default smollm2-135m) or org/name on the Hugging Face hub,
+    with :FILE or :TYPE to choose among a repository's GGUF files. A model that is already
+    there is not fetched again, and one that fails does not keep the others from coming.
     """
-    click.echo(model_path(name, type_name))
+    code = 0
+    for name in names or (None,):
+        try:
+            click.echo(model_path(name, type_name))
+        except QllamaError as error:
+            code = report_error(error, ctx.find_object(Diagnostics))
+    ctx.exit(code)

@@ -19,12 +19,17 @@ from qllama.format.reader import QlmFile
 from qllama.paths import cache_dir
 from qllama.progress import OnProgress
 
-__all__ = ["is_ready", "locked", "model_path", "scratch"]
+__all__ = ["is_ready", "locked", "model_path", "models_dir", "require_space", "scratch"]
+
+
+def models_dir() -> Path:
+    """Directory of the models, there or not."""
+    return cache_dir() / "models"
 
 
 def model_path(name: str, type_name: str) -> Path:
     """Path of the model `name` converted with the preset `type_name`, there or not."""
-    return cache_dir() / "models" / f"{name}-{type_name}.qlm"
+    return models_dir() / f"{name}-{type_name}.qlm"
 
 
 def is_ready(path: Path) -> bool:
@@ -89,3 +94,32 @@ def scratch(path: Path) -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def require_space(name: str, n_bytes: int, directory: Path, variable: str) -> None:
+    """Refuse a download that the disk cannot hold, before it begins.
+
+    Parameters
+    ----------
+    name : str
+        Of the model, for the message.
+    n_bytes : int
+        That the download takes.
+    directory : Path
+        Where it will lie; need not be there yet.
+    variable : str
+        Names another place for it in the environment.
+
+    Raises
+    ------
+    ModelNotFoundError
+        When fewer bytes are free; names both numbers.
+    """
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < n_bytes:
+        raise ModelNotFoundError(
+            f"{name}: no space to download it: it needs {n_bytes} bytes, {free} are free in "
+            f"{there}; free some (`qllama list`, `qllama rm`), or have {variable} name a "
+            "directory on another disk"
+        )

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qllama.checksum import file_sha256
 from qllama.errors import ModelNotFoundError, QllamaError
+from qllama.hub import cache
 from qllama.hub.checkpoint import Checkpoint
 from qllama.hub.choice import choose
 from qllama.progress import OnProgress
@@ -70,7 +72,7 @@ def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
     ------
     ModelNotFoundError
         When there is no such repository or file, it may not be read, the hub cannot
-        be reached, or a GGUF file is not the one that the hub describes.
+        be reached, the disk is too small, or a GGUF file is not the one that the hub describes.
     UnsupportedModelError, ConversionError
         When its `config.json` tells that qllama does not run it; the weights are not
         fetched then.
@@ -85,7 +87,9 @@ def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
         info = HfApi(endpoint=endpoint).model_info(reference.repo, files_metadata=True)
         found = {file.rfilename: file for file in info.siblings or ()}
         choice = choose(reference.repo, reference.want, list(found))
-        total = sum(found[name].size or 0 for name in choice.files)
+        sizes = {name: found[name].size or 0 for name in choice.files}
+        _require_space(reference.repo, info.sha, sizes)
+        total = sum(sizes.values())
         before = 0
         paths = {}
         for name in choice.files:
@@ -95,7 +99,7 @@ def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
                     reference.repo, name, revision=info.sha, endpoint=endpoint, tqdm_class=bar
                 )
             )
-            before += found[name].size or 0
+            before += sizes[name]
             if name == "config.json":
                 _check_runnable(paths[name])
     except _CallbackError as e:
@@ -114,6 +118,18 @@ def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
     if expected is not None:
         _verify(reference, path, expected, on_progress)
     return Checkpoint(path, f"hf:{reference.repo}/{choice.main}@{info.sha}", expected)
+
+
+def _require_space(repo: str, revision: str | None, sizes: Mapping[str, int]) -> None:
+    """Refuse to download files that the disk cannot hold; those that are there need nothing."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    missing = [
+        n_bytes
+        for name, n_bytes in sizes.items()
+        if not isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
+    ]
+    cache.require_space(repo, sum(missing), Path(constants.HF_HUB_CACHE), "HF_HOME")
 
 
 def _check_runnable(config: Path) -> None:

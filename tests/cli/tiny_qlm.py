@@ -55,7 +55,13 @@ def tokenizer_json() -> bytes:
     return backend.to_str().encode()
 
 
-def write_tiny_qlm(path: Path, *, vocab_size: int = 258, add_bos: bool = True) -> Path:
+def write_tiny_qlm(
+    path: Path,
+    *,
+    vocab_size: int = 258,
+    add_bos: bool = True,
+    provenance: dict[str, object] | None = None,
+) -> Path:
     """Write the file to `path`; tokens past 257 have no spelling."""
     tokenizer = TokenizerConfig(
         "tokenizers",
@@ -67,7 +73,7 @@ def write_tiny_qlm(path: Path, *, vocab_size: int = 258, add_bos: bool = True) -
     config = replace(CONFIG, vocab_size=vocab_size)
     specs = (replace(SPECS[0], shape=(vocab_size, 32)), *SPECS[1:])
     recipe = {"name": "q4"}
-    provenance = {"source": "tiny.gguf", "sha256": "0" * 64}
+    provenance = provenance or {"source": "tiny.gguf", "sha256": "0" * 64}
     with QlmWriter(path, config, tokenizer, tokenizer_json(), specs, recipe, provenance) as file:
         for spec in specs:
             file.write(spec.name, np.zeros(tensor_n_bytes(spec), np.uint8))

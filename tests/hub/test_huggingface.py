@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub.constants
 import pytest
@@ -104,6 +105,28 @@ def test_fetch_what_the_progress_callback_raises_comes_through(hub, error):
     with pytest.raises(type(error)) as caught:
         huggingface.fetch(HubReference("org/name"), stop)
     assert caught.value is error
+
+
+def test_fetch_that_the_disk_cannot_hold_is_refused_unless_it_is_there_already(
+    hub, repository, monkeypatch
+):
+    hub.repos["org/name"] = repository
+    reference = HubReference("org/name")
+    with monkeypatch.context() as context:
+        context.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+        with pytest.raises(ModelNotFoundError) as refused:
+            huggingface.fetch(reference, lambda *_: None)
+    weights = [n for n in repository if "tensors" in n]
+    total = sum(len(content) for name, content in repository.items() if name != "README.md")
+    assert len(weights) == 3
+    assert f"org/name: no space to download it: it needs {total} bytes, 10 are free" in str(
+        refused.value
+    )
+    assert not any("/resolve/" in asked for asked in hub.requests)
+
+    huggingface.fetch(reference, lambda *_: None)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    assert huggingface.fetch(reference, lambda *_: None).path.is_file()
 
 
 def test_fetch_file_with_another_hash_is_refused(hub):
