@@ -102,7 +102,7 @@ class FakeEngine:
                 self._next[tuple(tokens)] = token
                 tokens.append(token)
 
-    def evaluate(self, tokens, *, position, slot=0, all_logits=False, on_progress=None):
+    def evaluate(self, tokens, *, position, slot=0, all_logits=False, on_progress=None, check=None):
         assert not self._busy, "two calls at once"
         assert tokens
         assert position <= len(self.held), "evaluates on top of tokens it does not hold"
@@ -114,6 +114,8 @@ class FakeEngine:
             self.held = self.held[:position]
             rows = []
             for start in range(0, len(tokens), self.n_batch):
+                if check is not None:
+                    check()
                 for token in tokens[start : start + self.n_batch]:
                     self.held.append(token)
                     self.evaluated[-1] += 1

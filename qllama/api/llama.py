@@ -223,6 +223,12 @@ class Llama(OpenModel):
             Texts that end the answer, themselves left out.
         stop_token_ids : iterable of int
             Tokens that end the answer, beside the model's own end tokens.
+        timeout : float, optional
+            Seconds until the answer ends as it is, its `finish_reason` then `timeout`;
+            waiting for calls of other threads counts.
+        logprobs : int, optional
+            Have the answer's `logprobs` tell how likely each token was, and which of up
+            to 20 were the likeliest.
         on_progress : callable
             Given prompt tokens done and to do after each `n_batch` of them. It must
             not call this model.
@@ -231,7 +237,8 @@ class Llama(OpenModel):
         -------
         Completion or Stream
             The answer, a `str`; or with `stream=True` an iterator of `Piece`, also
-            `str`, which joined are the same answer for the same seed.
+            `str`, which joined are the same answer for the same seed. Its `cancel`
+            and `close` end it, from any thread.
 
         Raises
         ------
@@ -247,6 +254,21 @@ class Llama(OpenModel):
         )
         answer = self._generator.start(ids, **options)
         return answer if stream else answer.completion()
+
+    def agenerate(
+        self, prompt: str | Sequence[int], **options: Unpack[GenerationOptions]
+    ) -> Stream:
+        """Continue a text in a coroutine, without blocking its event loop.
+
+        `await llm.agenerate(...)` is the answer; `async for piece in llm.agenerate(...)`
+        gives it piece by piece. A task that is cancelled cancels its answer.
+
+        Parameters
+        ----------
+        prompt, **options
+            As in `generate`, which says what is raised.
+        """
+        return self.generate(prompt, stream=True, **options)
 
     @overload
     def chat(
@@ -310,3 +332,15 @@ class Llama(OpenModel):
         answer = self._generator.start(ids, **options)
         self._transcript.remember(prompt, ids, answer)
         return answer if stream else answer.completion()
+
+    def achat(
+        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
+    ) -> Stream:
+        """Answer a conversation in a coroutine; see `agenerate`.
+
+        Parameters
+        ----------
+        messages, **options
+            As in `chat`.
+        """
+        return self.chat(messages, stream=True, **options)

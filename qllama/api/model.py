@@ -5,10 +5,12 @@ Owns how they come together and go. What is asked of a model is `Llama`'s busine
 
 from __future__ import annotations
 
+import html
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qllama.config import DEFAULT_N_BATCH, ModelConfig
@@ -49,6 +51,15 @@ class OpenModel:
         on_compile: Callable[[str, int, int], None] | None = None,
     ) -> None:
         started = time.perf_counter()
+        self._path = str(Path(model_path).absolute())
+        self._how = {
+            "n_ctx": n_ctx,
+            "n_threads": n_threads,
+            "n_batch": n_batch,
+            "kv_type": kv_type,
+            "cache_bytes": cache_bytes,
+            "use_mmap": use_mmap,
+        }
         self._lock = threading.Lock()
         self._file = QlmFile.open(model_path, use_mmap=use_mmap, on_progress=on_load)
         try:
@@ -85,8 +96,44 @@ class OpenModel:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as path and options: a process that unpickles it opens the file anew."""
+        template = None if self._chat_template is None else self._chat_template.source
+        return _reopened, (type(self), self._path, {**self._how, "chat_template": template})
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._session.closed else ""
+        return (
+            f"<{type(self).__name__} {self._path}: {self.config.model_type}, "
+            f"{self.config.num_hidden_layers} layers, {self.n_ctx} tokens of context, "
+            f"{self._engine.n_threads} threads{state}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show a notebook what the model is."""
+        config = self.config
+        rows = {
+            "file": self._path,
+            "model": f"{config.model_type}, {config.num_hidden_layers} layers of "
+            f"{config.hidden_size}, vocabulary of {config.vocab_size}",
+            "weights": ", ".join(sorted({t.type for t in self._file.tensors.values()})),
+            "context": f"{self.n_ctx} tokens, keys and values in {self._how['kv_type']}",
+            "threads": self._engine.n_threads,
+        }
+        cells = (f"<tr><th>{k}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
+        return f"<table>{''.join(cells)}</table>"
+
+    def cancel(self) -> None:
+        """End every answer that is in the making or waits for its turn; from any thread.
+
+        Each ends with what it has, its `finish_reason` is `cancelled`. Later calls are
+        not affected.
+        """
+        self._generator.cancel()
+
     def close(self) -> None:
         """Free the model; streams that are still open then raise ValueError."""
+        self._generator.close()
         with self._lock:
             if not self._session.closed:
                 self._session.close()
@@ -172,3 +219,7 @@ class OpenModel:
                     f"expected token ids in 0..{self.config.vocab_size - 1}, found {token}"
                 )
         return ids
+
+
+def _reopened(kind: type[OpenModel], path: str, how: dict[str, Any]) -> OpenModel:
+    return kind(path, **how)

@@ -7,19 +7,26 @@ how its tokens become text.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from qllama.generation.loop import Limits, Stream
+from qllama.generation.draft import Draft, Limits
+from qllama.generation.loop import Stream
 from qllama.generation.sampling import Sampler, SamplingOptions, SamplingParams
 from qllama.generation.session import Progress, Session
 from qllama.tokenizer.base import Tokenizer
 from qllama.tokenizer.detokenizer import StreamingDetokenizer
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from typing_extensions import Unpack
 
 __all__ = ["GenerationOptions", "Generator"]
+
+# The OpenAI API's limit; a hundred would be as cheap.
+_MOST_LOGPROBS = 20
 
 
 class GenerationOptions(SamplingOptions, total=False):
@@ -28,6 +35,8 @@ class GenerationOptions(SamplingOptions, total=False):
     max_tokens: int | None
     stop: str | Sequence[str] | None
     stop_token_ids: Iterable[int]
+    timeout: float | None
+    logprobs: int | None
     on_progress: Progress | None
 
 
@@ -58,6 +67,9 @@ class Generator:
         self._lock = lock
         self._tokenizer = tokenizer
         self._load_seconds = load_seconds
+        self._starting = threading.Lock()
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._executor: Executor | None = None
 
     def start(
         self,
@@ -66,6 +78,8 @@ class Generator:
         max_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
         stop_token_ids: Iterable[int] = (),
+        timeout: float | None = None,
+        logprobs: int | None = None,
         on_progress: Progress | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> Stream:
@@ -82,6 +96,10 @@ class Generator:
             token stands for that token, which has no text of its own in an answer.
         stop_token_ids : iterable of int
             Tokens that end the answer, beside the model's own end tokens.
+        timeout : float, optional
+            Seconds until the answer ends as it is.
+        logprobs : int, optional
+            Note each token's log-probability, and those of so many likeliest tokens.
         on_progress : callable, optional
             See `Stream`.
         **sampling
@@ -97,18 +115,54 @@ class Generator:
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         ends = {*self._tokenizer.config.eos_token_ids, *stop_token_ids}
         ends.update(token for text in stops if (token := self._control_token(text)) is not None)
-        return Stream(
-            self._session,
-            self._lock,
+        if logprobs is not None and not 0 <= logprobs <= _MOST_LOGPROBS:
+            raise ValueError(f"logprobs: expected None or 0 to {_MOST_LOGPROBS}, found {logprobs}")
+        limits = Limits(max_tokens, stops, frozenset(ends), timeout)
+        draft = Draft(
             prompt,
+            n_ctx=self._session.n_ctx,
             sampler=Sampler(SamplingParams(**sampling), self._tokenizer.vocab_size),
             detokenizer=StreamingDetokenizer(
                 self._tokenizer, skip_special=True, previous=prompt[-1] if prompt else None
             ),
-            limits=Limits(max_tokens, stops, frozenset(ends)),
+            limits=limits,
+            n_logprobs=logprobs,
+        )
+        stream = Stream(
+            self._session,
+            self._lock,
+            draft,
+            timeout=timeout,
             load_seconds=self._load_seconds,
             on_progress=on_progress,
+            worker=self._worker,
         )
+        with self._starting:
+            self._streams.add(stream)
+        return stream
+
+    def cancel(self) -> None:
+        """Cancel every answer that is in the making or waits for its turn."""
+        with self._starting:
+            streams = list(self._streams)
+        for stream in streams:
+            stream.cancel()
+
+    def close(self) -> None:
+        """Let go of the worker's thread."""
+        with self._starting:
+            if self._executor is not None:
+                self._executor.shutdown(wait=False)
+                self._executor = None
+
+    def _worker(self) -> Executor:
+        """Return the one thread that computes for coroutines: they queue without blocking."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        with self._starting:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(1, thread_name_prefix="qllama")
+            return self._executor
 
     def _control_token(self, text: str) -> int | None:
         """Return the control token that `text` spells, if it spells one."""

@@ -1,80 +1,47 @@
 """The generation loop: evaluate, choose a token, pass its text on, until it ends.
 
-Owns when an answer ends. Gets its prompt as token ids, and knows neither files
-nor chat templates.
+Owns the turns that answers take with one session: who waits, who is cancelled. Gets
+its prompt as token ids, and knows neither files nor chat templates.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
-from qllama.errors import ContextLengthError
+from qllama.generation.draft import Draft
 from qllama.generation.results import Completion, FinishReason, Piece, Timings
-from qllama.generation.sampling import Sampler
 from qllama.generation.session import Progress, Session
-from qllama.generation.stop import StopMatcher
 
-__all__ = ["Detokenizer", "Limits", "Stream"]
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
+__all__ = ["Stream"]
 
-class Detokenizer(Protocol):
-    """Turns tokens into text, one at a time."""
-
-    def push(self, token_id: int) -> str:
-        """Return the text that is complete with `token_id`; never half a character."""
-
-    def flush(self) -> str:
-        """Return the text of what never became a whole character."""
+_Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What ends an answer.
+class _Ended(Exception):
+    """Unwinds an evaluation when the answer is cancelled or its time is over."""
 
-    Parameters
-    ----------
-    max_tokens : int or None
-        Most tokens to choose; None and -1 go on until the context window is full.
-    stops : tuple of str
-        Texts that end the answer and do not belong to it.
-    stop_token_ids : frozenset of int
-        Tokens that end the answer, the model's own end tokens included.
-
-    Raises
-    ------
-    ValueError
-        When `max_tokens` is below -1.
-    """
-
-    max_tokens: int | None = None
-    stops: tuple[str, ...] = ()
-    stop_token_ids: frozenset[int] = frozenset()
-
-    def __post_init__(self) -> None:
-        if self.max_tokens is not None and self.max_tokens < -1:
-            raise ValueError(
-                f"max_tokens: expected None or an integer >= -1, found {self.max_tokens}"
-            )
-
-
-class _Cancelled(Exception):
-    """Unwinds an evaluation that `Stream.cancel` interrupts."""
+    def __init__(self, reason: FinishReason) -> None:
+        super().__init__(reason)
+        self.reason: FinishReason = reason
 
 
 class Stream(Iterator[Piece]):
     """An answer as it is made: iterate over it for its pieces.
 
+    In a coroutine, `async for piece in stream` does so without blocking the event loop,
+    and `await stream` returns the whole answer; cancelling the task cancels the answer.
+
     Every step hands its whole sequence to the session, so a stream stays right when
-    other calls use the session between two pieces; it only costs evaluating again
-    what they displaced. Nothing is held between steps: a stream may be abandoned at
-    any time, and an exception out of it (a KeyboardInterrupt, say) leaves the session
-    consistent.
+    other calls use the session between two pieces. Nothing is held between steps: a
+    stream may be abandoned at any time, and an exception out of it (a KeyboardInterrupt,
+    say) leaves the session consistent.
 
     Parameters
     ----------
@@ -82,179 +49,196 @@ class Stream(Iterator[Piece]):
         Evaluates; used only under `lock`.
     lock : threading.Lock
         Guards the session.
-    prompt : sequence of int
-        Token ids, at least one.
-    sampler : Sampler
-        Chooses tokens.
-    detokenizer : Detokenizer
-        Fresh, as are the sampler's random numbers.
-    limits : Limits
-        What ends the answer.
+    draft : Draft
+        The answer.
+    timeout : float, optional
+        Seconds from now until the answer ends as it is.
     load_seconds : float
         Passed on to `Timings`.
     on_progress : callable, optional
         Given tokens done and to do between the batches of a long evaluation: the
         prompt's, or that of tokens which another call displaced.
-
-    Raises
-    ------
-    ContextLengthError
-        When the prompt does not fit the context window.
-    ValueError
-        When the prompt is empty.
+    worker : callable, optional
+        Returns the executor in which coroutines have their steps done.
     """
 
     def __init__(
         self,
         session: Session,
         lock: threading.Lock,
-        prompt: Sequence[int],
+        draft: Draft,
         *,
-        sampler: Sampler,
-        detokenizer: Detokenizer,
-        limits: Limits,
+        timeout: float | None = None,
         load_seconds: float = 0.0,
         on_progress: Progress | None = None,
+        worker: Callable[[], Executor] | None = None,
     ) -> None:
-        if not prompt:
-            raise ValueError("prompt: expected at least one token, found none")
-        if len(prompt) > session.n_ctx:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt)} tokens, more than the context window of "
-                f"{session.n_ctx}: shorten it, or load the model with a larger n_ctx"
-            )
         self._session = session
         self._lock = lock
-        self._sampler = sampler
-        self._detokenizer = detokenizer
-        self._stops = StopMatcher(limits.stops)
-        self._stop_token_ids = limits.stop_token_ids
+        self._draft = draft
+        self._deadline = None if timeout is None else time.monotonic() + timeout
         self._load_seconds = load_seconds
         self._on_progress = on_progress
-
-        self._n_prompt = self._n_tokens = len(prompt)
-        self._n_limit = session.n_ctx
-        if limits.max_tokens is not None and limits.max_tokens >= 0:
-            self._n_limit = min(session.n_ctx, self._n_prompt + limits.max_tokens)
-        # Prompt and answer: the first _n_tokens elements are set.
-        self._tokens = np.empty(self._n_limit, np.int32)
-        self._tokens[: self._n_prompt] = prompt
-
+        self._worker = worker
         self._cancelled = False
-        self._finish_reason: FinishReason | None = None
+        self._closed = False
         self._n_reused = 0
         self._prompt_seconds = 0.0
         self._completion_seconds = 0.0
 
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
     @property
     def finish_reason(self) -> FinishReason | None:
         """Why the answer ended; None while it goes on."""
-        return self._finish_reason
+        if self._closed and self._draft.finish_reason is None:
+            return "cancelled"
+        return self._draft.finish_reason
 
     @property
     def seed(self) -> int:
         """Seed of the random draws, also when it was chosen at random."""
-        return self._sampler.seed
+        return self._draft.seed
 
     @property
     def token_ids(self) -> tuple[int, ...]:
         """Every token chosen so far."""
-        return tuple(self._tokens[self._n_prompt : self._n_tokens].tolist())
+        return self._draft.token_ids
 
     @property
     def timings(self) -> Timings:
         """What the answer took so far."""
         return Timings(
             load_seconds=self._load_seconds,
-            prompt_tokens=self._n_prompt,
+            prompt_tokens=self._draft.n_prompt,
             reused_tokens=self._n_reused,
             prompt_seconds=self._prompt_seconds,
-            completion_tokens=self._n_tokens - self._n_prompt,
+            completion_tokens=self._draft.n_tokens - self._draft.n_prompt,
             completion_seconds=self._completion_seconds,
         )
 
     def cancel(self) -> None:
-        """End the answer at the next step or prompt chunk; from any thread.
+        """End the answer at once, in the midst of a long prompt too; from any thread.
 
         The next piece is the last one, its `finish_reason` is `cancelled`.
         """
         self._cancelled = True
 
+    def close(self) -> None:
+        """Cancel the answer and give no more pieces, as closing a generator does."""
+        self._cancelled = self._closed = True
+
     def __next__(self) -> Piece:
-        with self._lock:
+        with self._turn():
             return self._advance()
 
     def completion(self) -> Completion:
         """Take all remaining pieces, undisturbed by other calls, as one text."""
         text = []
-        with self._lock:
-            while self._finish_reason is None:
+        with self._turn():
+            while self.finish_reason is None:
                 text.append(self._advance())
-        assert self._finish_reason is not None
+        reason = self.finish_reason
+        assert reason is not None
         return Completion(
-            "".join(text), self.token_ids, self._finish_reason, self.seed, self.timings
+            "".join(text),
+            self.token_ids,
+            reason,
+            self.seed,
+            self.timings,
+            self._draft.logprobs_from(self._draft.n_prompt),
         )
+
+    def __aiter__(self) -> Stream:
+        return self
+
+    async def __anext__(self) -> Piece:
+        piece = await self._elsewhere(lambda: next(self, None))
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+    def __await__(self) -> Generator[Any, None, Completion]:
+        return self._elsewhere(self.completion).__await__()
+
+    async def aclose(self) -> None:
+        """Do what `close` does; for `contextlib.aclosing`."""
+        self.close()
+
+    async def _elsewhere(self, step: Callable[[], _Result]) -> _Result:
+        """Do a step in the worker's thread; whoever stops waiting for it cancels the answer."""
+        import asyncio
+
+        executor = None if self._worker is None else self._worker()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, step)
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+    def _turn(self) -> AbstractContextManager[object]:
+        return self._lock if self._deadline is None else _Turn(self._lock, self._deadline)
 
     def _advance(self) -> Piece:
         """Step until there is text to pass on or the answer has ended."""
-        if self._finish_reason is not None:
+        draft = self._draft
+        if self.finish_reason is not None:
             raise StopIteration
-        n_before = self._n_tokens
+        n_before = draft.n_tokens
         text = ""
-        while not text and self._finish_reason is None:
+        while not text and draft.finish_reason is None:
             try:
                 text = self._step()
-            except _Cancelled:
-                text = self._finish("cancelled")
+            except _Ended as end:
+                text = draft.end(end.reason)
         return Piece(
             text,
-            tuple(self._tokens[n_before : self._n_tokens].tolist()),
-            self._finish_reason,
-            self.timings if self._finish_reason is not None else None,
+            draft.chosen_from(n_before),
+            draft.finish_reason,
+            self.timings,
+            draft.logprobs_from(n_before),
         )
 
     def _step(self) -> str:
         """Choose one token; return the text that is certain with it."""
-        self._check_cancelled()
-        is_first = self._n_tokens == self._n_prompt
+        self._check()
+        draft = self._draft
+        is_first = draft.n_tokens == draft.n_prompt
         started = time.perf_counter()
         logits, n_reused = self._session.evaluate(
-            self._tokens[: self._n_tokens], on_progress=self._on_chunk
+            draft.tokens, on_progress=self._on_progress, check=self._check
         )
         if is_first:
             self._n_reused = n_reused
             self._prompt_seconds = time.perf_counter() - started
             started = time.perf_counter()
-            if self._n_tokens == self._n_limit:
-                return self._finish("length")
-        token = self._sampler.sample(logits[0], self._tokens[: self._n_tokens])
-        self._tokens[self._n_tokens] = token
-        self._n_tokens += 1
-        text = self._take(token)
+        text = draft.take(logits[0])
         self._completion_seconds += time.perf_counter() - started
         return text
 
-    def _take(self, token: int) -> str:
-        """Return the text that is certain with `token`, and see whether it is the last."""
-        if token in self._stop_token_ids:
-            return self._finish("stop")
-        text = self._stops.push(self._detokenizer.push(token))
-        if self._stops.found:
-            self._finish_reason = "stop"
-        elif self._n_tokens == self._n_limit:
-            text += self._finish("length")
-        return text
-
-    def _finish(self, reason: FinishReason) -> str:
-        """End the answer for `reason`; return the text withheld until now."""
-        self._finish_reason = reason
-        return self._stops.push(self._detokenizer.flush()) + self._stops.flush()
-
-    def _check_cancelled(self) -> None:
+    def _check(self) -> None:
         if self._cancelled:
-            raise _Cancelled
+            raise _Ended("cancelled")
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            raise _Ended("timeout")
 
-    def _on_chunk(self, done: int, total: int) -> None:
-        self._check_cancelled()
-        if self._on_progress is not None:
-            self._on_progress(done, total)
+
+class _Turn(AbstractContextManager[None]):
+    """Holds a lock, unless a deadline comes first: then the answer ends before its next step."""
+
+    def __init__(self, lock: threading.Lock, deadline: float) -> None:
+        self._lock = lock
+        self._deadline = deadline
+        self._holds = False
+
+    def __enter__(self) -> None:
+        left = max(0.0, self._deadline - time.monotonic())
+        self._holds = self._lock.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+
+    def __exit__(self, *error: object) -> None:
+        if self._holds:
+            self._lock.release()

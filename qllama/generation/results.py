@@ -5,12 +5,16 @@ Owns plain records only.
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from qllama.generation.logprobs import TokenLogprob
 
 __all__ = ["Completion", "FinishReason", "Piece", "Timings"]
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +76,19 @@ class Piece(str):
     finish_reason : str or None
         On the last piece of an answer: `stop` (the model ended it, or a stop string
         or stop token did), `length` (`max_tokens` reached or the context window
-        full) or `cancelled`. None on every other.
+        full), `cancelled` or `timeout`. None on every other.
     timings : Timings or None
-        On the last piece.
+        What the answer took so far.
+    logprobs : tuple of TokenLogprob or None
+        Of `token_ids`, where `logprobs` was asked for.
     """
 
-    __slots__ = ("finish_reason", "timings", "token_ids")
+    __slots__ = ("finish_reason", "logprobs", "timings", "token_ids")
 
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
     timings: Timings | None
+    logprobs: tuple[TokenLogprob, ...] | None
 
     def __new__(
         cls,
@@ -89,12 +96,14 @@ class Piece(str):
         token_ids: tuple[int, ...] = (),
         finish_reason: FinishReason | None = None,
         timings: Timings | None = None,
+        logprobs: tuple[TokenLogprob, ...] | None = None,
     ) -> Piece:
         """Make a piece of `text`; the other parameters are the attributes."""
         piece = super().__new__(cls, text)
         piece.token_ids = token_ids
         piece.finish_reason = finish_reason
         piece.timings = timings
+        piece.logprobs = logprobs
         return piece
 
 
@@ -106,20 +115,23 @@ class Completion(str):
     token_ids : tuple of int
         Every token chosen, the one that ended the answer included.
     finish_reason : str
-        `stop`, `length` or `cancelled`, as in `Piece`.
+        `stop`, `length`, `cancelled` or `timeout`, as in `Piece`.
     seed : int
         Of the random draws, also when it was chosen at random: given again with
         the same prompt and parameters, it gives the same answer.
     timings : Timings
         What the answer took.
+    logprobs : tuple of TokenLogprob or None
+        Of `token_ids`, where `logprobs` was asked for.
     """
 
-    __slots__ = ("finish_reason", "seed", "timings", "token_ids")
+    __slots__ = ("finish_reason", "logprobs", "seed", "timings", "token_ids")
 
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     seed: int
     timings: Timings
+    logprobs: tuple[TokenLogprob, ...] | None
 
     def __new__(
         cls,
@@ -128,6 +140,7 @@ class Completion(str):
         finish_reason: FinishReason,
         seed: int,
         timings: Timings,
+        logprobs: tuple[TokenLogprob, ...] | None = None,
     ) -> Completion:
         """Make a completion of `text`; the other parameters are the attributes."""
         completion = super().__new__(cls, text)
@@ -135,11 +148,23 @@ class Completion(str):
         completion.finish_reason = finish_reason
         completion.seed = seed
         completion.timings = timings
+        completion.logprobs = logprobs
         return completion
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         # Without them, copies and pickles would call __new__ with the text alone.
-        return str(self), self.token_ids, self.finish_reason, self.seed, self.timings
+        return (
+            *(str(self), self.token_ids, self.finish_reason),
+            *(self.seed, self.timings, self.logprobs),
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the text as it is in notebooks, and what it took below."""
+        return (
+            f'<div style="white-space: pre-wrap">{html.escape(str(self))}</div>'
+            f"<small>{self.completion_tokens} tokens, {self.finish_reason}, "
+            f"{self.timings.completion_rate:.1f} tokens/s</small>"
+        )
 
     @property
     def prompt_tokens(self) -> int:

@@ -39,6 +39,7 @@ class Evaluator(Protocol):
         slot: int = 0,
         all_logits: bool = False,
         on_progress: Progress | None = None,
+        check: Callable[[], None] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Evaluate `tokens` at `position` and on, forgetting what the slot held there.
 
@@ -55,6 +56,8 @@ class Evaluator(Protocol):
         on_progress : callable, optional
             Given tokens done and tokens in all between batches, when those done are in
             the KV cache for good; an exception it raises ends the evaluation there.
+        check : callable, optional
+            Called often, between layers too; an exception it raises ends the evaluation.
 
         Returns
         -------
@@ -143,6 +146,7 @@ class Session:
         *,
         all_logits: bool = False,
         on_progress: Progress | None = None,
+        check: Callable[[], None] | None = None,
     ) -> Evaluated:
         """Bring the slot to hold exactly `tokens`.
 
@@ -155,6 +159,8 @@ class Session:
         on_progress : callable, optional
             Given new tokens done and new tokens in all between the engine's batches;
             an exception it raises ends the evaluation and leaves the session consistent.
+        check : callable, optional
+            Called often; the same holds of an exception it raises.
 
         Returns
         -------
@@ -195,6 +201,7 @@ class Session:
             slot=self._slot,
             all_logits=all_logits,
             on_progress=on_chunk,
+            check=check,
         )
         self._n_held = tokens.size
         return Evaluated(logits, n_reused)

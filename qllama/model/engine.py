@@ -127,6 +127,7 @@ class Engine:
         slot: int = 0,
         all_logits: bool = False,
         on_progress: Callable[[int, int], None] | None = None,
+        check: Callable[[], None] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Evaluate consecutive tokens of one sequence.
 
@@ -142,6 +143,8 @@ class Engine:
         on_progress : callable, optional
             Called as (tokens done, tokens in all) between chunks of `n_batch`. If it
             raises, the positions before `position + done` stay valid.
+        check : callable, optional
+            Called every few layers, to end an evaluation soon by an exception.
 
         Returns
         -------
@@ -173,7 +176,8 @@ class Engine:
                 outputs = range(chunk.stop - first)
             else:
                 outputs = range(chunk.stop - first)[-1:] if chunk.stop == n_tokens else range(0)
-            logits.append(self._compute(ids[chunk], positions[chunk], slots[chunk], outputs))
+            batch = ids[chunk], positions[chunk], slots[chunk]
+            logits.append(self._compute(*batch, outputs, check))
             if on_progress is not None and chunk.stop < n_tokens:
                 on_progress(chunk.stop, n_tokens)
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
@@ -275,6 +279,7 @@ class Engine:
         positions: npt.NDArray[np.int32],
         slots: npt.NDArray[np.int32],
         outputs: Sequence[int],
+        check: Callable[[], None] | None = None,
     ) -> npt.NDArray[np.float32]:
         """`forward` of what has been checked."""
         if self._team.is_left_behind:  # another thread may have been in a step when it forked
@@ -284,6 +289,8 @@ class Engine:
         n_layers = self.config.num_hidden_layers
         n_together = max(1, _TOKEN_LAYERS // len(tokens))
         for first in range(0, n_layers, n_together):
+            if check is not None:
+                check()
             self._step["first_layer"] = first
             self._step["end_layer"] = min(first + n_together, n_layers)
             self._team.run(self._decoder, self._step.ctypes.data)

@@ -105,7 +105,7 @@ def changed(
     ValueError
         When the value is none, or out of range; names the parameter.
     """
-    from qllama.generation.loop import Limits
+    from qllama.generation.draft import Limits
     from qllama.generation.sampling import SamplingOptions, SamplingParams
 
     result = {**options, parameter.option: parameter.parse(words)}
