@@ -15,8 +15,10 @@ from qllama.kernels.quantize_lanes import (
     CHUNK_BLOCKS,
     LANES,
     load_chunk,
+    load_importance,
     store_nibbles,
     store_sixes,
+    weighted,
 )
 from qllama.quant import BLOCK, TILE_ROWS
 from qllama.quant.affine import MAX_SCALE_CODE, NEIGHBOURS, REFITS, SMALLEST_SCALE
@@ -24,7 +26,6 @@ from qllama.quant.affine import MAX_SCALE_CODE, NEIGHBOURS, REFITS, SMALLEST_SCA
 __all__ = ["quantize_affine"]
 
 _ZERO, _ONE, _INFINITY = np.float32(0), np.float32(1), np.float32(np.inf)
-_N = np.float32(BLOCK)
 _N_NEIGHBOURS = len(NEIGHBOURS)
 
 
@@ -46,8 +47,10 @@ def _code(x: Any, minimum: Any, inverse: Any, max_code: Any) -> Any:
 
 
 @njit
-def _error(x: Any, scale: Any, minimum: Any, inverse: Any, error: Any, max_code: Any) -> None:
-    """Fill `error` (64,) with the squared error of every lane of `x` (32, 64)."""
+def _error(
+    x: Any, h: Any, scale: Any, minimum: Any, inverse: Any, error: Any, max_code: Any
+) -> None:
+    """Fill `error` (64,) with the weighted squared error of every lane of `x` (32, 64)."""
     for lane in range(LANES):
         inverse[lane] = _inverse(scale[lane])
         error[lane] = _ZERO
@@ -55,11 +58,13 @@ def _error(x: Any, scale: Any, minimum: Any, inverse: Any, error: Any, max_code:
         for lane in range(LANES):
             code = _code(x[i, lane], minimum[lane], inverse[lane], max_code)
             difference = (scale[lane] * code - minimum[lane]) - x[i, lane]
-            error[lane] += difference * difference
+            error[lane] += weighted(difference * difference, h, i, lane)
 
 
 @njit
-def _refit(x: Any, sum_x: Any, scale: Any, minimum: Any, sums: Any, max_code: Any) -> None:
+def _refit(
+    x: Any, h: Any, sum_h: Any, sum_x: Any, scale: Any, minimum: Any, sums: Any, max_code: Any
+) -> None:
     """Replace `scale` and `minimum` (64,) by their least-squares fit; `sums` (4, 64) is scratch."""
     inverse, sum_q, sum_qq, sum_xq = sums[0], sums[1], sums[2], sums[3]
     for lane in range(LANES):
@@ -68,14 +73,15 @@ def _refit(x: Any, sum_x: Any, scale: Any, minimum: Any, sums: Any, max_code: An
     for i in range(BLOCK):
         for lane in range(LANES):
             code = _code(x[i, lane], minimum[lane], inverse[lane], max_code)
-            sum_q[lane] += code
-            sum_qq[lane] += code * code
-            sum_xq[lane] += x[i, lane] * code
+            hq = weighted(code, h, i, lane)
+            sum_q[lane] += hq
+            sum_qq[lane] += hq * code
+            sum_xq[lane] += hq * x[i, lane]
     for lane in range(LANES):
         q, qq, xq = sum_q[lane], sum_qq[lane], sum_xq[lane]
-        determinant = _N * qq - q * q
+        determinant = sum_h[lane] * qq - q * q
         if determinant > _ZERO:
-            fitted_scale = (_N * xq - q * sum_x[lane]) / determinant
+            fitted_scale = (sum_h[lane] * xq - q * sum_x[lane]) / determinant
             fitted_minimum = (q * xq - qq * sum_x[lane]) / determinant
             if not fitted_minimum > _ZERO:
                 fitted_scale = xq / qq
@@ -86,21 +92,22 @@ def _refit(x: Any, sum_x: Any, scale: Any, minimum: Any, sums: Any, max_code: An
 
 
 @njit
-def _search(x: Any, best_scale: Any, best_minimum: Any, starts: Any, max_code: Any) -> None:
-    """Step 1: fill `best_scale` and `best_minimum` (64,) from `x` (32, 64)."""
+def _search(x: Any, h: Any, best_scale: Any, best_minimum: Any, starts: Any, max_code: Any) -> None:
+    """Step 1: fill `best_scale` and `best_minimum` (64,) from `x` and `h` (32, 64)."""
     sums = np.empty((4, LANES), np.float32)
-    sum_x, least, span = _lanes(), _lanes(), _lanes()
+    sum_h, sum_x, least, span = _lanes(), _lanes(), _lanes(), _lanes()
     scale, minimum, error = _lanes(), _lanes(), _lanes()
     best_error = _lanes()
     for lane in range(LANES):
-        sum_x[lane] = _ZERO
+        sum_h[lane] = sum_x[lane] = _ZERO
         least[lane] = span[lane] = x[0, lane]
         best_error[lane] = _INFINITY
         best_scale[lane] = best_minimum[lane] = _ZERO
     for i in range(BLOCK):
         for lane in range(LANES):
             value = x[i, lane]
-            sum_x[lane] += value
+            sum_h[lane] += weighted(_ONE, h, i, lane)
+            sum_x[lane] += weighted(value, h, i, lane)
             least[lane] = value if value < least[lane] else least[lane]
             span[lane] = value if value > span[lane] else span[lane]
     for lane in range(LANES):
@@ -113,8 +120,8 @@ def _search(x: Any, best_scale: Any, best_minimum: Any, starts: Any, max_code: A
             begin = scale[lane] * starts[start, 0] - least[lane]
             minimum[lane] = begin if begin > _ZERO else _ZERO
         for _ in range(REFITS):
-            _refit(x, sum_x, scale, minimum, sums, max_code)
-        _error(x, scale, minimum, sums[0], error, max_code)
+            _refit(x, h, sum_h, sum_x, scale, minimum, sums, max_code)
+        _error(x, h, scale, minimum, sums[0], error, max_code)
         for lane in range(LANES):
             if error[lane] < best_error[lane]:
                 best_error[lane] = error[lane]
@@ -146,7 +153,7 @@ def _near(code: Any, step: Any) -> Any:
 
 
 @njit
-def _round(x: Any, sc: Any, mc: Any, d: Any, m: Any, max_code: Any) -> None:
+def _round(x: Any, h: Any, sc: Any, mc: Any, d: Any, m: Any, max_code: Any) -> None:
     """Step 2: replace `sc` and `mc` (64,) by their best neighbours for factors `d`, `m` (16,)."""
     start_sc, start_mc, best_error = _lanes(), _lanes(), _lanes()
     scale, minimum, error = _lanes(), _lanes(), _lanes()
@@ -158,7 +165,7 @@ def _round(x: Any, sc: Any, mc: Any, d: Any, m: Any, max_code: Any) -> None:
         for lane in range(LANES):
             scale[lane] = d[lane % TILE_ROWS] * _near(start_sc[lane], NEIGHBOURS[step, 0])
             minimum[lane] = m[lane % TILE_ROWS] * _near(start_mc[lane], NEIGHBOURS[step, 1])
-        _error(x, scale, minimum, inverse, error, max_code)
+        _error(x, h, scale, minimum, inverse, error, max_code)
         for lane in range(LANES):
             if error[lane] < best_error[lane]:
                 best_error[lane] = error[lane]
@@ -167,10 +174,11 @@ def _round(x: Any, sc: Any, mc: Any, d: Any, m: Any, max_code: Any) -> None:
 
 
 @njit
-def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any) -> None:
+def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
     """Quantize float32 `w` (rows, k) into uint8 `tiles` (tiles, bytes of a tile).
 
-    `bits` are those of a code, 4 or 6, and `starts` (16, 2) those of `qllama.quant.affine`.
+    `bits` are those of a code, 4 or 6, `starts` (16, 2) those of `qllama.quant.affine`, and
+    `h` is float32 (k padded,), as `block_importance` gives it, or None.
     """
     max_code = np.float32((1 << bits) - 1)
     code_n_bytes = bits * BLOCK * TILE_ROWS // 8
@@ -179,6 +187,7 @@ def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any) -> None:
     n_lanes = -(-n_blocks // CHUNK_BLOCKS) * LANES
     x = np.empty((BLOCK, LANES), np.float32)
     codes = np.empty((BLOCK, LANES), np.uint8)
+    chunk_h = None if h is None else np.empty((BLOCK, LANES), np.float32)
     scales, minimums = np.empty(n_lanes, np.float32), np.empty(n_lanes, np.float32)
     d_and_m = np.empty((2, TILE_ROWS), np.float32)
     d, m = d_and_m[0], d_and_m[1]
@@ -186,13 +195,16 @@ def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any) -> None:
         row = tile * TILE_ROWS
         for at in range(0, n_lanes, LANES):
             load_chunk(w, row, at // TILE_ROWS, x)
-            _search(x, scales[at : at + LANES], minimums[at : at + LANES], starts, max_code)
+            load_importance(h, at // TILE_ROWS, chunk_h)
+            sc, mc = scales[at : at + LANES], minimums[at : at + LANES]
+            _search(x, chunk_h, sc, mc, starts, max_code)
         _row_codes(scales, d)
         _row_codes(minimums, m)
         for at in range(0, n_lanes, LANES):
             sc, mc = scales[at : at + LANES], minimums[at : at + LANES]
             load_chunk(w, row, at // TILE_ROWS, x)
-            _round(x, sc, mc, d, m, max_code)
+            load_importance(h, at // TILE_ROWS, chunk_h)
+            _round(x, chunk_h, sc, mc, d, m, max_code)
             for i in range(BLOCK):
                 for lane in range(LANES):
                     r = lane % TILE_ROWS

@@ -18,10 +18,13 @@ __all__ = [
     "CHUNK_BLOCKS",
     "LANES",
     "half_bits",
+    "half_value",
     "load_chunk",
+    "load_importance",
     "store_bytes",
     "store_nibbles",
     "store_sixes",
+    "weighted",
 ]
 
 CHUNK_BLOCKS = 4
@@ -47,6 +50,24 @@ def load_chunk(w: Any, row: int, block: int, x: Any) -> None:
             for r in range(min(TILE_ROWS, rows - row)):
                 for i in range(min(BLOCK, k - column)):
                     x[i, lane + r] = w[row + r, column + i]
+
+
+@njit
+def load_importance(h: Any, block: int, out: Any) -> None:
+    """Fill `out` (32, 64) with `h` (k,) of 4 blocks from `block` on, or nothing if `h` is None."""
+    if h is not None:
+        for b in range(CHUNK_BLOCKS):
+            column = (block + b) * BLOCK
+            for i in range(BLOCK):
+                value = h[column + i] if column < len(h) else _ZERO
+                for r in range(TILE_ROWS):
+                    out[i, b * TILE_ROWS + r] = value
+
+
+@njit
+def weighted(value: Any, h: Any, i: int, lane: int) -> Any:
+    """Multiply `value` by `h` (32, 64) at (`i`, `lane`); None, known when compiling, is 1."""
+    return value if h is None else h[i, lane] * value
 
 
 @njit
@@ -95,3 +116,12 @@ def half_bits(bits: int) -> int:
     value = magnitude - (112 << 23) if exponent >= 113 else magnitude & 0x7FFFFF | 0x800000
     value += (1 << (shift - 1)) - 1 + ((value >> shift) & 1)
     return ((bits >> 16) & 0x8000) | (value >> shift)
+
+
+@njit
+def half_value(bits: int) -> Any:
+    """Return the float32 that the bits of a finite float16 stand for."""
+    exponent, significand = (bits >> 10) & 0x1F, bits & 0x3FF
+    value = np.float32(significand) if exponent == 0 else np.float32(significand | 0x400)
+    value *= np.float32(2.0) ** np.float32(max(exponent, 1) - 25)
+    return -value if bits & 0x8000 else value

@@ -6,7 +6,8 @@ Codes of a block whose weights are all positive count from about 0. Only the row
 floats, so they leave a kernel's inner loop, and any k serves: there are no
 superblocks to fill.
 
-Quantizing minimizes each block's squared error, in two steps; c is the greatest code:
+Quantizing minimizes each block's squared error, each weight's times the importance of its
+column where that is given, in two steps; c is the greatest code:
 
 1. Without rounding scale and minimum. Sixteen starts place the block's least weight
    at code `e` and its greatest at code `c - f`, for e and f in `ENDS`; each is
@@ -29,7 +30,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from qllama.quant.block_sum import sum_block
 from qllama.quant.codec import Codec
+from qllama.quant.importance import blocks_of_columns
 from qllama.quant.tile16 import (
     GROUP,
     join_nibbles,
@@ -84,14 +87,6 @@ def starts(bits: int) -> Float32:
     return np.array([(e, greatest - f - e) for e in ENDS[bits] for f in ENDS[bits]], np.float32)
 
 
-def _sum_block(terms: Float32) -> Float32:
-    """Sum (32, n) over the block, element 0 first; numpy's own sum may pair terms."""
-    total = np.zeros(terms.shape[1], np.float32)
-    for term in terms:
-        total += term
-    return total
-
-
 def _codes(x: Float32, scale: Float32, minimum: Float32, bits: int) -> Float32:
     """Best codes, whole float32 (32, n), of blocks x (32, n) for scale and minimum (n,)."""
     usable = scale >= SMALLEST_SCALE
@@ -102,25 +97,32 @@ def _codes(x: Float32, scale: Float32, minimum: Float32, bits: int) -> Float32:
     return codes
 
 
-def _error(x: Float32, scale: Float32, minimum: Float32, bits: int) -> Float32:
-    """Squared error (n,) of blocks x (32, n) with their best codes."""
+def _error(x: Float32, h: Float32, scale: Float32, minimum: Float32, bits: int) -> Float32:
+    """Squared error (n,), weighted by h (32, n), of blocks x (32, n) with their best codes."""
     difference = (scale * _codes(x, scale, minimum, bits) - minimum) - x
-    return _sum_block(difference * difference)
+    return sum_block(h * (difference * difference))
 
 
 def _refit(
-    x: Float32, sum_x: Float32, scale: Float32, minimum: Float32, bits: int
+    x: Float32,
+    h: Float32,
+    sum_h: Float32,
+    sum_x: Float32,
+    scale: Float32,
+    minimum: Float32,
+    bits: int,
 ) -> tuple[Float32, Float32]:
     """Least-squares scale and minimum (n,) for the codes that the given ones lead to.
 
     Where all codes are equal, or the fit has no positive scale, the given ones stay.
     """
     q = _codes(x, scale, minimum, bits)
-    sum_q, sum_qq, sum_xq = _sum_block(q), _sum_block(q * q), _sum_block(x * q)
-    determinant = np.float32(BLOCK) * sum_qq - sum_q * sum_q
+    hq = h * q
+    sum_q, sum_qq, sum_xq = sum_block(hq), sum_block(hq * q), sum_block(hq * x)
+    determinant = sum_h * sum_qq - sum_q * sum_q
     solvable = determinant > 0
     divisor = np.where(solvable, determinant, np.float32(1))
-    fitted_scale = (np.float32(BLOCK) * sum_xq - sum_q * sum_x) / divisor
+    fitted_scale = (sum_h * sum_xq - sum_q * sum_x) / divisor
     fitted_minimum = (sum_q * sum_xq - sum_qq * sum_x) / divisor
     # The best fit without a minimum, where the free one would need a negative one.
     bare_scale = sum_xq / np.where(solvable, sum_qq, np.float32(1))
@@ -131,9 +133,9 @@ def _refit(
     return np.where(better, fitted_scale, scale), np.where(better, fitted_minimum, minimum)
 
 
-def _search(x: Float32, bits: int) -> tuple[Float32, Float32]:
+def _search(x: Float32, h: Float32, bits: int) -> tuple[Float32, Float32]:
     """Step 1: scale and minimum (n,) of blocks x (32, n), not yet rounded."""
-    sum_x = _sum_block(x)
+    sum_h, sum_x = sum_block(h), sum_block(h * x)
     least = x.min(axis=0)
     least = np.where(least < 0, least, np.float32(0))
     span = x.max(axis=0) - least
@@ -145,8 +147,8 @@ def _search(x: Float32, bits: int) -> tuple[Float32, Float32]:
         minimum = scale * code_of_least - least
         minimum = np.where(minimum > 0, minimum, np.float32(0))
         for _ in range(REFITS):
-            scale, minimum = _refit(x, sum_x, scale, minimum, bits)
-        error = _error(x, scale, minimum, bits)
+            scale, minimum = _refit(x, h, sum_h, sum_x, scale, minimum, bits)
+        error = _error(x, h, scale, minimum, bits)
         better = error < best_error
         best_error = np.where(better, error, best_error)
         best = np.where(better, scale, best[0]), np.where(better, minimum, best[1])
@@ -180,10 +182,12 @@ class AffineCodec(Codec):
         self.bits = {"q4": 4, "q6": 6}[name]
         super().__init__(QUANT_TYPES[name], 1e15)
 
-    def _encode(self, w: Float32) -> UInt8:
+    def _encode(self, w: Float32, h: Float32 | None) -> UInt8:
         rows, k = w.shape
         x = np.ascontiguousarray(w.reshape(-1, BLOCK).T)
-        scales, minimums = (a.reshape(rows, -1) for a in _search(x, self.bits))
+        # Times 1 is exact, so that without importance the sums are those of the plain search.
+        columns = blocks_of_columns(np.ones(k, np.float32) if h is None else h, rows)
+        scales, minimums = (a.reshape(rows, -1) for a in _search(x, columns, self.bits))
         d, scale_codes = _row_codes(scales)
         m, minimum_codes = _row_codes(minimums)
         d_block, m_block = (np.repeat(a, k // BLOCK) for a in (d, m))
@@ -193,7 +197,7 @@ class AffineCodec(Codec):
         for scale_step, minimum_step in NEIGHBOURS:
             near_sc = np.clip(start[0] + scale_step, np.float32(0), MAX_SCALE_CODE)
             near_mc = np.clip(start[1] + minimum_step, np.float32(0), MAX_SCALE_CODE)
-            error = _error(x, d_block * near_sc, m_block * near_mc, self.bits)
+            error = _error(x, columns, d_block * near_sc, m_block * near_mc, self.bits)
             better = error < best_error
             best_error = np.where(better, error, best_error)
             sc, mc = np.where(better, near_sc, sc), np.where(better, near_mc, mc)

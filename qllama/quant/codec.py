@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qllama.errors import BadTensorError, ConversionError
+from qllama.quant.importance import block_importance
 from qllama.quant.tile16 import pad_matrix
 from qllama.quant.types import TILE_ROWS, QuantType, matrix_n_bytes, padded_shape
 
@@ -73,12 +74,15 @@ class Codec(ABC):
             f"{self.max_magnitude:g} for {self.kind.name}, found {found}; {advice}"
         )
 
-    def quantize(self, w: Float32) -> UInt8:
+    def quantize(self, w: Float32, importance: Float32 | None = None) -> UInt8:
         """Quantize a matrix to its tile16 storage.
 
         Parameters
         ----------
         w : float32, (rows, k)
+        importance : float32, (k,), or None
+            Weights of the squared errors in each column, where the type has a choice: only
+            their ratios inside a block of 32 count. None weights all alike.
 
         Returns
         -------
@@ -89,10 +93,11 @@ class Codec(ABC):
         Raises
         ------
         ConversionError
-            As `check_weights`.
+            As `check_weights`, and as `block_importance`.
         """
         self.check_weights(w)
-        return np.ascontiguousarray(self._encode(pad_matrix(w, 0))).reshape(-1)
+        h = None if importance is None else block_importance(importance, w.shape[1])
+        return np.ascontiguousarray(self._encode(pad_matrix(w, 0), h)).reshape(-1)
 
     def dequantize(self, data: UInt8, rows: int, k: int) -> Float32:
         """Decode the tile16 storage of a matrix.
@@ -142,8 +147,15 @@ class Codec(ABC):
         return data.reshape(padded_shape(rows, k)[0] // TILE_ROWS, -1)
 
     @abstractmethod
-    def _encode(self, w: Float32) -> npt.NDArray[Any]:
-        """Encode padded, checked weights; the bytes in order, in any shape."""
+    def _encode(self, w: Float32, h: Float32 | None) -> npt.NDArray[Any]:
+        """Encode padded, checked weights; the bytes in order, in any shape.
+
+        Parameters
+        ----------
+        w : float32, (rows, k)
+        h : float32, (k,), or None
+            As `block_importance` gives it.
+        """
 
     @abstractmethod
     def _decode(self, tiles: UInt8) -> Float32:

@@ -6,7 +6,7 @@ Quantizing, as ggml's `quantize_row_q4_0_ref`, in float32: of the block's weight
 take the first of the largest magnitude, v, with its sign; d = v / -8, so that v
 itself gets code 0; code = trunc(w * (1 / d) + 8.5), at most 15; the stored scale
 is d rounded to float16 afterwards. A block whose 1 / d is not finite has all codes
-8; an all-zero block has scale -0.
+8; an all-zero block has scale -0. With importance, as `scale_search`.
 
 Reference: ggml-quants.c; `gguf.quants.Q4_0` gives the same bits.
 """
@@ -34,6 +34,8 @@ class Q4_0Codec(ScaledCodec):
 
     code_dtype = np.uint8
     zero_code = 8
+    least, greatest = -8, 7
+    starts: Float32 = np.arange(-9.25, -5.25, 0.25, dtype=np.float32)
     ggml_block_n_bytes = 18
 
     def __init__(self) -> None:

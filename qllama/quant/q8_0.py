@@ -4,7 +4,8 @@ weight = scale * code, code in -128..127; the storage holds code + 128, unsigned
 
 Quantizing, as ggml's `quantize_row_q8_0_ref`, in float32: d = max |w| / 127;
 code = w * (1 / d), rounded half away from zero; the stored scale is d rounded to
-float16 afterwards. A block whose 1 / d is not finite has all codes 0.
+float16 afterwards. A block whose 1 / d is not finite has all codes 0. With importance, as
+`scale_search`.
 
 Reference: ggml-quants.c; `gguf.quants.Q8_0` gives the same bits.
 """
@@ -32,6 +33,8 @@ class Q8_0Codec(ScaledCodec):
 
     code_dtype = np.int8
     zero_code = 0
+    least, greatest = -128, 127
+    starts: Float32 = np.arange(-128, -120, 0.5, dtype=np.float32)
     ggml_block_n_bytes = 34
 
     def __init__(self) -> None:

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from qllama.errors import ConversionError
 from qllama.quant.codec import Codec
+from qllama.quant.importance import blocks_of_columns
+from qllama.quant.scale_search import search_scale
 from qllama.quant.tile16 import pad_matrix, tile_per_block, untile_per_block
 from qllama.quant.types import BLOCK, TILE_ROWS
 
@@ -34,6 +36,11 @@ class ScaledCodec(Codec):
     code_dtype: type[np.int8] | type[np.uint8]
     #: The code that stands for 0: weight = scale * (code - zero_code).
     zero_code: int
+    #: Range of code - zero_code.
+    least: int
+    greatest: int
+    #: As `search_scale` takes them.
+    starts: Float32
     ggml_block_n_bytes: int
 
     @abstractmethod
@@ -49,6 +56,25 @@ class ScaledCodec(Codec):
         codes : code_dtype, (n, 32)
         scales : float16, (n,)
         """
+
+    def search_blocks(self, blocks: Float32, h: Float32) -> tuple[npt.NDArray[Any], Float16]:
+        """Quantize blocks to the least weighted error.
+
+        Parameters
+        ----------
+        blocks : float32, (n, 32)
+        h : float32, (32, n)
+            As `search_scale` takes it.
+
+        Returns
+        -------
+        codes : code_dtype, (n, 32)
+        scales : float16, (n,)
+        """
+        x = np.ascontiguousarray(blocks.T)
+        codes, scales = search_scale(x, h, self.starts, self.least, self.greatest)
+        moved = (codes + np.float32(self.zero_code)).astype(self.code_dtype)
+        return np.ascontiguousarray(moved.T), scales.astype(np.float16)
 
     @abstractmethod
     def codes_from_ggml(self, raw: UInt8) -> npt.NDArray[Any]:
@@ -159,8 +185,12 @@ class ScaledCodec(Codec):
         codes = self._codes_from_bytes(blocks[:, :, :n_code_bytes])
         return codes, untile_per_block(scales).astype(np.float16)
 
-    def _encode(self, w: Float32) -> UInt8:
-        codes, scales = self.encode_blocks(w.reshape(-1, BLOCK))
+    def _encode(self, w: Float32, h: Float32 | None) -> UInt8:
+        blocks = w.reshape(-1, BLOCK)
+        if h is None:
+            codes, scales = self.encode_blocks(blocks)
+        else:
+            codes, scales = self.search_blocks(blocks, blocks_of_columns(h, len(w)))
         return self.pack(codes.reshape(w.shape), scales.reshape(len(w), -1))
 
     def _decode(self, tiles: UInt8) -> Float32:

@@ -35,6 +35,25 @@ def test_quantize_equals_the_codec(name, shape):
     np.testing.assert_array_equal(quantize(name, w, 1), codec(name).quantize(w))
 
 
+def importances(rng, k):
+    """All alike; spread over eight orders of magnitude; none at all; a single column."""
+    yield np.ones(k, np.float32)
+    yield (10.0 ** rng.uniform(-6, 2, k)).astype(np.float32)
+    yield np.zeros(k, np.float32)
+    yield np.eye(1, k, k // 2, dtype=np.float32)[0]
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_quantize_with_importance_equals_the_codec(name, shape):
+    rng = np.random.default_rng(8)
+    w = trained_like(rng, shape)
+    for importance in importances(rng, shape[1]):
+        np.testing.assert_array_equal(
+            quantize(name, w, 2, importance), codec(name).quantize(w, importance)
+        )
+
+
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("n_threads", [2, 3, 50])
 def test_quantize_result_does_not_depend_on_threads(name, n_threads):
@@ -91,6 +110,10 @@ def blocks_of_every_kind():
 def test_quantize_block_of_any_kind_equals_the_codec(name):
     w = blocks_of_every_kind()
     np.testing.assert_array_equal(quantize(name, w, 1), codec(name).quantize(w))
+    importance = np.linspace(0, 1, 64, dtype=np.float32)
+    np.testing.assert_array_equal(
+        quantize(name, w, 1, importance), codec(name).quantize(w, importance)
+    )
 
 
 @pytest.mark.parametrize("name", ["q8_0", "q4_0"])
@@ -100,6 +123,8 @@ def test_quantize_scale_of_any_size_rounds_as_the_codec(name):
     significand = 1 + np.tile([0, 1, 2, 3, 2047, 2048, 2049, 4095], 142) * 2.0**-12
     w = np.ldexp(significand, exponents).astype(np.float32)[:, None] * np.float32([[127, 1, -1]])
     np.testing.assert_array_equal(quantize(name, w, 1), codec(name).quantize(w))
+    ones = np.ones(3, np.float32)
+    np.testing.assert_array_equal(quantize(name, w, 1, ones), codec(name).quantize(w, ones))
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -114,6 +139,8 @@ def test_quantize_any_weights_equal_the_codec(name, data):
     w = bits.view(np.float32)
     w = np.clip(np.nan_to_num(w, nan=0.0), -limit, limit)
     np.testing.assert_array_equal(quantize(name, w, 1), codec(name).quantize(w))
+    h = np.abs(np.nan_to_num(w[-1]))
+    np.testing.assert_array_equal(quantize(name, w, 1, h), codec(name).quantize(w, h))
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -140,7 +167,8 @@ def test_quantize_code_for_a_generic_cpu_gives_the_same_bytes():
         "from qllama.quant import codec\n"
         "w = np.random.default_rng(7).standard_t(3, (20, 170)).astype(np.float32)\n"
         "for name in ('q8_0', 'q4_0', 'q4', 'q6'):\n"
-        "    assert np.array_equal(quantize(name, w, 1), codec(name).quantize(w)), name\n"
+        "    for h in (None, np.linspace(0, 1, 170, dtype=np.float32)):\n"
+        "        assert np.array_equal(quantize(name, w, 1, h), codec(name).quantize(w, h)), name\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
