@@ -24,7 +24,7 @@ import numpy.typing as npt
 from converter.hashing import SourceHashes
 from converter.naming import default_out_path
 from converter.quality import Quality
-from converter.recipe import Recipe, preset
+from converter.recipe import Recipe, Rule, preset
 from converter.report import ConversionPlan, ConversionReport, TensorReport
 from converter.slabs import carried_type, encoded, prepare, slabs_of
 from converter.sources.base import CheckpointSource
@@ -50,12 +50,13 @@ def plan(
     *,
     options: SourceOptions = _AS_FOUND,
     adapters: _Adapters = (),
+    tensor_types: Sequence[Rule] = (),
 ) -> ConversionPlan:
     """Say what `convert` would make; whether there is room for it, the caller may ask.
 
     Parameters
     ----------
-    source_path, out_path, type, options, adapters
+    source_path, out_path, type, options, adapters, tensor_types
         As for `convert`.
 
     Raises
@@ -63,7 +64,8 @@ def plan(
     ConversionError, UnsupportedModelError, TokenizerError
         As `convert` before it reads weights.
     """
-    job = _Job.prepare(Path(source_path), out_path, type, options, adapters)
+    recipe = preset(type).with_overrides(tensor_types)
+    job = _Job.prepare(Path(source_path), out_path, recipe, options, adapters)
     return job.plan(job.writer(job.provenance({})).file_size)
 
 
@@ -74,6 +76,7 @@ def convert(
     *,
     options: SourceOptions = _AS_FOUND,
     adapters: _Adapters = (),
+    tensor_types: Sequence[Rule] = (),
     on_progress: OnProgress | None = None,
     n_threads: int | None = None,
     sha256: str | None = None,
@@ -96,6 +99,8 @@ def convert(
     adapters : sequence of (Path, float)
         Directories of LoRA adapters, merged one after another, each with the scale that its
         weights are multiplied by beside its own.
+    tensor_types : sequence of Rule
+        Weight types of matrices by name, before those of the preset.
     on_progress : callable or None
         An exception that it raises stops the conversion and leaves no file.
     n_threads : int or None
@@ -120,7 +125,8 @@ def convert(
     started = time.perf_counter()
     report = on_progress or silent
     n_threads = n_threads or default_n_threads()
-    job = _Job.prepare(Path(source_path), out_path, type, options, adapters)
+    recipe = preset(type).with_overrides(tensor_types)
+    job = _Job.prepare(Path(source_path), out_path, recipe, options, adapters)
     source, name = job.source, job.path.name
     known = {source.files[0]: sha256} if sha256 and len(source.files) == 1 else {}
     # Every hash has the same length, so the layout is known before the source's own are.
@@ -168,12 +174,11 @@ class _Job:
         cls,
         path: Path,
         out_path: _AnyPath | None,
-        type: str,
+        recipe: Recipe,
         options: SourceOptions,
         adapters: _Adapters,
     ) -> _Job:
-        recipe = preset(type)
-        out = default_out_path(path, type) if out_path is None else Path(out_path)
+        out = default_out_path(path, recipe.name) if out_path is None else Path(out_path)
         source = open_source(path, options)
         if out.exists() and any(out.samefile(file) for file in source.files):
             raise ConversionError(f"{out}: the target is the source itself; choose another name")
@@ -183,8 +188,10 @@ class _Job:
             from converter.lora import with_adapter
 
             source = with_adapter(source, directory, scale)
-        tensors = source.tensors.items()
-        specs = [TensorSpec(name, recipe.type_of(name, t.shape), t.shape) for name, t in tensors]
+        shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
+        specs = [
+            TensorSpec(name, type, shapes[name]) for name, type in recipe.types(shapes).items()
+        ]
         return cls(path, out, source, recipe, specs)
 
     def writer(self, provenance: dict[str, Any]) -> QlmWriter:

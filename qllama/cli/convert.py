@@ -35,6 +35,14 @@ __all__ = ["command"]
     show_default=True,
     help="Weight type: q4 and q8 are mixes that suit most models.",
 )
+@click.option(
+    "--tensor-type",
+    "tensor_types",
+    multiple=True,
+    metavar="PATTERN=TYPE",
+    help="Another type for the matrices whose name has the regular expression PATTERN in it, as "
+    "down_proj=q6 or 'layers\\.[0-3]\\.=q8_0'; the first that fits counts. May be given again.",
+)
 @source_options
 @click.option(
     "--lora",
@@ -64,6 +72,7 @@ def command(
     out: Path | None,
     outfile: Path | None,
     type_name: str,
+    tensor_types: tuple[str, ...],
     source_format: str | None,
     config: Path | None,
     tokenizer: Path | None,
@@ -83,6 +92,7 @@ def command(
     if out is not None and outfile is not None:
         raise click.UsageError(f"OUT is given twice: {str(out)!r} and -o {str(outfile)!r}.")
     from converter.pipeline import convert, plan
+    from converter.recipe import tensor_type_argument
     from converter.sources.options import SourceOptions
 
     merged = []
@@ -91,12 +101,13 @@ def command(
 
         merged = [adapter_argument(text) for text in adapters]
     out = out or outfile
+    rules = [tensor_type_argument(text) for text in tensor_types]
     options = SourceOptions(source_format, config, tokenizer, rope_layout, fused_layout)
     if dry_run:
         from qllama.cli.dry_run import as_text
         from qllama.format.partial import check_target
 
-        planned = plan(src, out, type_name, options=options, adapters=merged)
+        planned = plan(src, out, type_name, options=options, adapters=merged, tensor_types=rules)
         click.echo(as_text(planned))
         check_target(planned.out, planned.n_bytes)
         return
@@ -107,6 +118,7 @@ def command(
             type_name,
             options=options,
             adapters=merged,
+            tensor_types=rules,
             on_progress=progress.report,
             n_threads=threads,
             check=check,

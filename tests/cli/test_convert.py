@@ -13,6 +13,7 @@ from tiny_gguf import write_gguf
 from converter.sources.options import SourceOptions
 from converter.sources.registry import FORMATS
 from qllama.cli.options import SOURCE_FORMATS
+from qllama.format import QlmFile
 
 
 @pytest.fixture
@@ -96,6 +97,28 @@ def test_convert_dry_run_tells_the_size_that_a_conversion_gives(run, tmp_path):
     assert run("convert", str(source), str(tmp_path / "out.qlm")).exit_code == 0
     n_bytes = (tmp_path / "out.qlm").stat().st_size
     assert planned.endswith(f" bits, {n_bytes / 1e6:.1f} MB\n")
+
+
+def test_convert_tensor_type_changes_the_matrices_that_it_names(run, tmp_path):
+    source = write_gguf(tmp_path / "tiny.gguf", tied=False)
+    rules = ["--tensor-type", r"layers\.0\..*v_proj=F16", "--tensor-type", "lm_head=q4_0"]
+    planned = run("convert", str(source), "--dry-run", *rules).stdout
+    types = {line.split()[0]: line.split()[6] for line in planned.splitlines()[1:] if " x " in line}
+    assert {name for name, type in types.items() if type == "f16"} == {
+        "model.layers.0.self_attn.v_proj.weight"
+    }
+    assert {name for name, type in types.items() if type == "q4_0"} == {"lm_head.weight"}
+    assert run("convert", str(source), str(tmp_path / "out.qlm"), *rules).exit_code == 0
+    with QlmFile.open(tmp_path / "out.qlm") as file:
+        assert {name: file.tensors[name].type for name in types} == types
+        assert file.recipe["overrides"][1] == {"pattern": "lm_head", "type": "q4_0"}
+
+
+def test_convert_tensor_type_that_names_no_matrix_is_refused(run, tmp_path):
+    source = write_gguf(tmp_path / "tiny.gguf")
+    result = run("convert", str(source), str(tmp_path / "o.qlm"), "--tensor-type", "ffn_up=q4")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "--tensor-type ffn_up=q4: expected a pattern" in result.stderr
 
 
 def test_convert_dry_run_refuses_what_a_conversion_would_refuse(run, tmp_path):

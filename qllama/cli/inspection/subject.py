@@ -14,6 +14,7 @@ from qllama.format.spec import TensorSpec, tensor_n_bytes
 from qllama.tensors import ROPE_DIVISORS, differences, expected_shapes
 
 if TYPE_CHECKING:
+    from converter.recipe import Recipe
     from converter.sources.base import CheckpointSource
 
 __all__ = ["Storage", "Subject", "TensorFacts", "subject_of_checkpoint", "subject_of_file"]
@@ -164,7 +165,7 @@ def subject_of_checkpoint(path: Path, source: CheckpointSource) -> Subject:
         recipe={},
         provenance={"files": [file.name for file in source.files], **provenance},
         tensors=tensors,
-        storages=tuple(Storage(name, _stored(tensors, preset(name).type_of)) for name in _PRESETS),
+        storages=tuple(Storage(name, _stored(tensors, preset(name))) for name in _PRESETS),
     )
 
 
@@ -175,7 +176,8 @@ def _tokenizer_facts(record: TokenizerConfig, blob_n_bytes: int) -> dict[str, An
     return {"blob_n_bytes": blob_n_bytes, **facts}
 
 
-def _stored(tensors: tuple[TensorFacts, ...], type_of: Any) -> tuple[TensorFacts, ...]:
-    """`tensors` as the recipe of `type_of` would store them."""
-    specs = [TensorSpec(t.name, type_of(t.name, t.shape), t.shape) for t in tensors]
+def _stored(tensors: tuple[TensorFacts, ...], recipe: Recipe) -> tuple[TensorFacts, ...]:
+    """`tensors` as `recipe` would store them."""
+    types = recipe.types({t.name: t.shape for t in tensors})
+    specs = [TensorSpec(t.name, types[t.name], t.shape) for t in tensors]
     return tuple(TensorFacts(s.name, s.type, s.shape, tensor_n_bytes(s)) for s in specs)
