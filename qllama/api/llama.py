@@ -230,8 +230,8 @@ class Llama(OpenModel):
             Have the answer's `logprobs` tell how likely each token was, and which of up
             to 20 were the likeliest.
         on_progress : callable
-            Given prompt tokens done and to do after each `n_batch` of them. It must
-            not call this model.
+            Given prompt tokens done and to do after each chunk of at most `n_batch` of
+            them. It must not call this model.
 
         Returns
         -------

@@ -6,6 +6,7 @@ compiled code sees it. Knows tokens as numbers only.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from qllama.model.batch import Batch
 from qllama.model.buffers import Buffers
 from qllama.model.decoder import decoder
 from qllama.model.kv_cache import KvCache, KvLayout
+from qllama.model.pace import Pace
 from qllama.model.records import STEP
 from qllama.model.rotary import RotaryTable
 from qllama.model.warmup import OnCompile, warmup
@@ -31,8 +33,6 @@ __all__ = ["Engine"]
 
 # More than any machine has cores for; each takes a stack and a part of the buffers.
 _MAX_THREADS = 1024
-# Layers times tokens of one call of the team: Ctrl-C waits for its end.
-_TOKEN_LAYERS = 128
 
 
 class Engine:
@@ -113,6 +113,7 @@ class Engine:
         self._buffers = Buffers(
             self.config, self._weights, self._cache, self._team, self._plan, self.n_batch
         )
+        self._pace = Pace(self.config, self.n_threads)
         self._decoder = decoder().address
         self._step = np.zeros(1, STEP)
         self._step["model"] = self._buffers.model.ctypes.data
@@ -141,10 +142,11 @@ class Engine:
         all_logits : bool
             Logits of every token instead of the last one's.
         on_progress : callable, optional
-            Called as (tokens done, tokens in all) between chunks of `n_batch`. If it
-            raises, the positions before `position + done` stay valid.
+            Called as (tokens done, tokens in all) between chunks of at most `n_batch`. If
+            it raises, the positions before `position + done` stay valid.
         check : callable, optional
-            Called every few layers, to end an evaluation soon by an exception.
+            Called every tenth of a second or so, to end an evaluation soon by an
+            exception; chunks then follow the measured pace.
 
         Returns
         -------
@@ -170,8 +172,10 @@ class Engine:
         positions = np.arange(position, position + n_tokens, dtype=np.int32)
         slots = np.full(n_tokens, slot, np.int32)
         logits = []
-        for first in range(0, n_tokens, self.n_batch):
-            chunk = slice(first, min(first + self.n_batch, n_tokens))
+        first = 0
+        while first < n_tokens:
+            n_together = self.n_batch if check is None else self._pace.n_tokens(self.n_batch)
+            chunk = slice(first, min(first + n_together, n_tokens))
             if all_logits:
                 outputs = range(chunk.stop - first)
             else:
@@ -180,6 +184,7 @@ class Engine:
             logits.append(self._compute(*batch, outputs, check))
             if on_progress is not None and chunk.stop < n_tokens:
                 on_progress(chunk.stop, n_tokens)
+            first = chunk.stop
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
 
     @property
@@ -287,13 +292,15 @@ class Engine:
         batch = Batch(self.config, self._rotary, self._plan, tokens, positions, slots, outputs)
         self._step["batch"] = batch.record.ctypes.data
         n_layers = self.config.num_hidden_layers
-        n_together = max(1, _TOKEN_LAYERS // len(tokens))
+        n_together = self._pace.n_layers(len(tokens))
+        started = time.perf_counter()
         for first in range(0, n_layers, n_together):
             if check is not None:
                 check()
             self._step["first_layer"] = first
             self._step["end_layer"] = min(first + n_together, n_layers)
             self._team.run(self._decoder, self._step.ctypes.data)
+        self._pace.measured(len(tokens), n_layers, time.perf_counter() - started)
         return batch.logits
 
     def _check_context(self, last_position: int) -> None:
