@@ -23,6 +23,7 @@ from converter.sources.gguf_config import config_from_gguf
 from converter.sources.gguf_header import GgufTensorInfo
 from converter.sources.gguf_parts import read_parts
 from converter.sources.options import SourceOptions
+from converter.sources.reading import fill
 from converter.sources.views import interleaved_to_half_split
 from converter.tensor_map import check_tensors, from_gguf
 from converter.tokenizer_files import tokenizer_from_path
@@ -177,19 +178,9 @@ class GgufTensor(SourceTensor):
         return rows if self.row_order is None else rows[wanted - first]
 
     def _bytes(self, start: int, n_bytes: int) -> npt.NDArray[np.uint8]:
-        """Read some of the tensor's bytes.
-
-        Not mapped: a file that shrinks meanwhile is then an error rather than a
-        SIGBUS, and the process holds no more of it than it works on.
-        """
-        try:
-            raw = np.fromfile(
-                self._info.path, np.uint8, count=n_bytes, offset=self._info.offset + start
-            )
-        except OSError as e:
-            raise ConversionError(f"{self.where}: cannot be read: {e.strerror or e}") from e
-        if raw.size != n_bytes:
-            raise ConversionError(f"{self.where}: the file became shorter while it was read")
+        """Read some of the tensor's bytes."""
+        raw = np.empty(n_bytes, np.uint8)
+        fill(self.where, self._info.path, [(self._info.offset + start, raw.data)])
         return raw
 
 

@@ -6,7 +6,7 @@ Owns the reading of plain numbers; knows no checkpoint format.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.sources.base import SourceTensor
+from converter.sources.reading import fill
 from qllama.errors import ConversionError
 
 __all__ = ["Extent", "StoredArray"]
@@ -79,32 +80,21 @@ class StoredArray(SourceTensor):
     def read_stored(self, start: int, stop: int) -> npt.NDArray[np.generic]:
         """Read rows `start` to `stop` - 1 in the type they are stored in.
 
-        Not mapped: a file that shrinks meanwhile is then an error rather than a SIGBUS, and
-        the process holds no more of it than it works on.
-
         Returns
         -------
         array of the stored dtype, (stop - start, *shape[1:])
         """
         row = math.prod(self.shape[1:]) * self._dtype.itemsize
-        raw = bytearray((stop - start) * row)
-        filled, skipped = 0, start * row
-        try:
-            with self._path.open("rb", buffering=0) as file:
-                for extent in self._extents:
-                    begin = min(skipped, extent.n_bytes)
-                    skipped -= begin
-                    wanted = memoryview(raw)[filled : filled + extent.n_bytes - begin]
-                    file.seek(extent.offset + begin)
-                    while wanted:
-                        got = file.readinto(wanted)
-                        if not got:
-                            raise ConversionError(
-                                f"{self.where}: the file became shorter while it was read"
-                            )
-                        filled += got
-                        wanted = wanted[got:]
-        except OSError as e:
-            raise ConversionError(f"{self.where}: cannot be read: {e.strerror or e}") from e
-        assert filled == len(raw), "rows past the end"
-        return np.frombuffer(raw, self._dtype).reshape(stop - start, *self.shape[1:])
+        raw = np.empty((stop - start) * row, np.uint8)
+        fill(self.where, self._path, self._pieces(start * row, raw.data))
+        return raw.view(self._dtype).reshape(stop - start, *self.shape[1:])
+
+    def _pieces(self, start: int, wanted: memoryview) -> Iterator[tuple[int, memoryview]]:
+        """Yield where the array's bytes from `start` on lie in the file, piece by piece."""
+        for extent in self._extents:
+            begin = min(start, extent.n_bytes)
+            start -= begin
+            n_bytes = min(len(wanted), extent.n_bytes - begin)
+            yield extent.offset + begin, wanted[:n_bytes]
+            wanted = wanted[n_bytes:]
+        assert not wanted, "rows past the end"

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.sources.base import SourceTensor
-from qllama.errors import ConversionError
+from converter.sources.reading import fill
 
 __all__ = ["StridedArray"]
 
@@ -65,18 +65,7 @@ class StridedArray(SourceTensor):
         """Read `n` runs of `length` elements, `stride` elements apart."""
         size = self._dtype.itemsize
         values = np.empty((n, length), self._dtype)
-        try:
-            with self._path.open("rb", buffering=0) as file:
-                for i, run in enumerate(values.view(np.uint8)):
-                    file.seek(self._offset + (first + i * stride) * size)
-                    wanted = memoryview(run)
-                    while wanted:
-                        got = file.readinto(wanted)
-                        if not got:
-                            raise ConversionError(
-                                f"{self.where}: the file became shorter while it was read"
-                            )
-                        wanted = wanted[got:]
-        except OSError as e:
-            raise ConversionError(f"{self.where}: cannot be read: {e.strerror or e}") from e
+        places = (self._offset + (first + i * stride) * size for i in range(n))
+        runs = (run.data for run in values.view(np.uint8))
+        fill(self.where, self._path, zip(places, runs, strict=True))
         return values
