@@ -12,15 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from converter.page_cache import note_read
 from converter.published import published_digest
 from converter.sources.zip_archive import MemberChecks
 from qllama.errors import ConversionError
 
 __all__ = ["SourceHashes"]
 
-_CHUNK = 1 << 22
-# How far the hashing may run ahead: some seconds of conversion, a small part of any memory.
-_AHEAD = 1 << 28
+# Still in a core's own cache when it is hashed.
+_CHUNK = 1 << 20
+# How far the hashing may run ahead: part of a second of conversion, and of its cache.
+_AHEAD = 1 << 26
 
 
 class SourceHashes:
@@ -98,6 +100,7 @@ class SourceHashes:
         return self._hashes
 
     def _work(self) -> None:
+        buffer = memoryview(bytearray(_CHUNK))
         try:
             for path, _ in self._files:
                 published = published_digest(path)
@@ -106,13 +109,16 @@ class SourceHashes:
                     digests[published.algorithm] = hashlib.new(
                         published.algorithm, usedforsecurity=False
                     )
-                members = MemberChecks(path)
-                with path.open("rb") as file:
-                    while self._may_go_on() and (chunk := file.read(_CHUNK)):
-                        members.update(chunk)
-                        for digest in digests.values():
-                            digest.update(chunk)
-                        self._done += len(chunk)
+                takers: list[Callable[[memoryview], None]] = [
+                    MemberChecks(path).update,
+                    *(digest.update for digest in digests.values()),
+                ]
+                with path.open("rb", buffering=0) as file:
+                    while self._may_go_on() and (n := file.readinto(buffer)):
+                        note_read(path, file.fileno(), file.tell() - n, file.tell())
+                        for take in takers:
+                            take(buffer[:n])
+                        self._done += n
                 self._hashes[path] = digests["sha256"].hexdigest()
                 if published is None:
                     continue

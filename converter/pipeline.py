@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from converter.hashing import SourceHashes
 from converter.naming import default_out_path
+from converter.page_cache import dropped_when_read
 from converter.quality import Quality
 from converter.recipe import Recipe, Rule, preset
 from converter.report import ConversionPlan, ConversionReport, TensorReport
@@ -135,7 +136,8 @@ def convert(
     _prepare_quantizers(job, report)
     total = sum(t.n_bytes for t in source.tensors.values())
     slabs = (slab for s in job.specs for slab in slabs_of(source.tensors[s.name], s))
-    with writer, SourceHashes(source.files, known) as hashes:
+    reads = {file: 1 if file in known else 2 for file in source.files}
+    with writer, dropped_when_read(reads), SourceHashes(source.files, known) as hashes:
         done = 0
         errors: list[npt.NDArray[np.float64]] = []
         quality: dict[str, Quality] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from converter.page_cache import note_read
 from qllama.errors import ConversionError
 
 __all__ = ["fill"]
@@ -33,11 +34,13 @@ def fill(where: str, path: Path, pieces: Iterable[tuple[int, memoryview]]) -> No
     try:
         with path.open("rb", buffering=0) as file:
             for offset, wanted in pieces:
+                stop = offset + len(wanted)
                 file.seek(offset)
                 while wanted:
                     got = file.readinto(wanted)
                     if not got:
                         raise ConversionError(f"{where}: the file became shorter while it was read")
                     wanted = wanted[got:]
+                note_read(path, file.fileno(), offset, stop)
     except OSError as e:
         raise ConversionError(f"{where}: cannot be read: {e.strerror or e}") from e

@@ -145,25 +145,25 @@ class MemberChecks:
             found = [(member_extent(path, file, info), info) for info in stored]
         self._coming.extend(sorted(found, key=lambda member: member[0].offset))
 
-    def update(self, chunk: bytes) -> None:
+    def update(self, chunk: memoryview) -> None:
         """Take the file's next bytes.
 
         Parameters
         ----------
-        chunk : bytes
+        chunk : memoryview of bytes
 
         Raises
         ------
         ConversionError
             When a member that ends here has another CRC-32; also where members overlap.
         """
-        view, at = memoryview(chunk), self._at
+        at = self._at
         self._at += len(chunk)
         while self._coming:
             extent, info = self._coming[0]
             begin = max(extent.offset - at, 0)
             end = max(extent.offset + extent.n_bytes - at, begin)
-            self._crc32 = zlib.crc32(view[begin:end], self._crc32)
+            self._crc32 = zlib.crc32(chunk[begin:end], self._crc32)
             if end > len(chunk):
                 return
             check_crc32(self._path, info, self._crc32)

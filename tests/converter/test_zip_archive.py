@@ -29,7 +29,7 @@ def check(path, size):
     checks = MemberChecks(path)
     raw = path.read_bytes()
     for start in range(0, len(raw), size):
-        checks.update(raw[start : start + size])
+        checks.update(memoryview(raw)[start : start + size])
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 1 << 20])
