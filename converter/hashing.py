@@ -14,6 +14,7 @@ from types import TracebackType
 
 from converter.page_cache import note_read
 from converter.published import published_digest
+from converter.sources.mindspore_file import ChecksumCheck
 from converter.sources.zip_archive import MemberChecks
 from qllama.errors import ConversionError
 
@@ -111,6 +112,7 @@ class SourceHashes:
                     )
                 takers: list[Callable[[memoryview], None]] = [
                     MemberChecks(path).update,
+                    ChecksumCheck(path).update,
                     *(digest.update for digest in digests.values()),
                 ]
                 with path.open("rb", buffering=0) as file:

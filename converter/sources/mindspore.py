@@ -8,13 +8,11 @@ options say of row order. The `.ckpt` container is `mindspore_file`'s, names and
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
-import numpy as np
 import numpy.typing as npt
 import yaml
 
@@ -30,7 +28,7 @@ from converter.mindformers_names import (
     unfused,
 )
 from converter.sources.base import CheckpointSource, OpenedSource, SourceTensor
-from converter.sources.mindspore_file import CheckpointFile, Entry, check_crc, scan
+from converter.sources.mindspore_file import CheckpointFile, Entry, scan
 from converter.sources.options import SourceOptions
 from converter.sources.safetensors_file import safetensors_arrays
 from converter.sources.shards import joined, weight_files
@@ -87,10 +85,9 @@ def open_checkpoint(path: Path, options: SourceOptions) -> CheckpointSource:
         return _assembled(found.files, list(arrays), arrays.__getitem__, layouts, options)
     file = scan(path)
     tags = [e.tag for e in file.entries.values() if e.tensor_type not in ("str", "random_op")]
-    checksum = _Checksum(file)
 
     def stored(tag: str) -> SourceTensor:
-        return _tensor(file, file.entries[tag], checksum)
+        return _tensor(file, file.entries[tag])
 
     return _assembled((path,), tags, stored, layouts, options)
 
@@ -208,7 +205,7 @@ def _config_values(path: Path) -> dict[str, Any]:
     return hugging_face_values(path, document)
 
 
-def _tensor(file: CheckpointFile, entry: Entry, checksum: _Checksum) -> SourceTensor:
+def _tensor(file: CheckpointFile, entry: Entry) -> SourceTensor:
     where = f"{file.path}: tensor {quoted(entry.tag)}"
     dtype = _DTYPES.get(entry.tensor_type)
     if dtype is None:
@@ -216,45 +213,4 @@ def _tensor(file: CheckpointFile, entry: Entry, checksum: _Checksum) -> SourceTe
             f"{where} is of type {quoted(entry.tensor_type)}, expected {', '.join(_DTYPES)}; "
             "of a quantized checkpoint, convert the one that it was made from"
         )
-    return _CheckedArray(where, file.path, dtype, entry, checksum)
-
-
-class _Checksum:
-    """A file's checksum, compared once, before anything is read of the file."""
-
-    def __init__(self, file: CheckpointFile) -> None:
-        self._file = file
-        self._lock = threading.Lock()
-        self._compared = file.crc is None
-        self._error: ConversionError | None = None
-
-    def check(self) -> None:
-        if self._compared:
-            return
-        with self._lock:
-            if self._error is None and not self._compared:
-                try:
-                    check_crc(self._file)
-                except ConversionError as e:
-                    self._error = e
-        if self._error is not None:
-            raise self._error
-        self._compared = True
-
-
-class _CheckedArray(StoredArray):
-    """A tensor of a file that may have a checksum.
-
-    The checksum covers gigabytes, so that it is not compared before a weight is wanted.
-    """
-
-    def __init__(
-        self, where: str, path: Path, dtype: npt.DTypeLike, entry: Entry, checksum: _Checksum
-    ) -> None:
-        super().__init__(where, path, dtype, entry.dims, entry.extents)
-        self._checksum = checksum
-
-    def read_stored(self, start: int, stop: int) -> npt.NDArray[np.generic]:
-        """Read rows `start` to `stop` - 1 in the type they are stored in."""
-        self._checksum.check()
-        return super().read_stored(start, stop)
+    return StoredArray(where, file.path, dtype, entry.dims, entry.extents)

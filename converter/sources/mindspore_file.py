@@ -12,8 +12,8 @@ the same tag and the dims of the whole. Knows no model.
 
 from __future__ import annotations
 
-import binascii
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from converter.sources.stored import Extent
 from converter.wording import quoted
 from qllama.errors import ConversionError
 
-__all__ = ["CheckpointFile", "Entry", "check_crc", "scan"]
+__all__ = ["CheckpointFile", "ChecksumCheck", "Entry", "scan"]
 
 _CRC_MARK = b"crc_num"
 _CRC_TRAILER = len(_CRC_MARK) + 10
@@ -37,7 +37,6 @@ _VARINT, _LENGTH_DELIMITED = 0, 2
 _MAX_TEXT = 1024
 _MAX_DIMS = 8
 _WINDOW = 512
-_CRC_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +67,10 @@ class CheckpointFile:
     ----------
     entries : dict
         Tag to entry, in the file's order.
-    messages : Extent
-        The file without its trailer, which is what a checksum covers.
-    crc : int or None
-        CRC-32 from the trailer of a file saved with `crc_check`; not yet compared.
     """
 
     path: Path
     entries: dict[str, Entry]
-    messages: Extent
-    crc: int | None
 
 
 def scan(path: Path) -> CheckpointFile:
@@ -96,29 +89,59 @@ def scan(path: Path) -> CheckpointFile:
         raise ConversionError(f"{path}: cannot be read: {e.strerror or e}") from e
 
 
-def check_crc(file: CheckpointFile) -> None:
-    """Read the whole of a file that carries a checksum, and compare.
+class ChecksumCheck:
+    """Compares a file's checksum, while the file is read from its beginning.
 
-    Raises
-    ------
-    ConversionError
-        When they differ.
+    Parameters
+    ----------
+    path : Path
+        Any file; one that was not saved with `crc_check` has nothing to compare.
+
+    Attributes
+    ----------
+    crc : int or None
+        CRC-32 from the trailer.
     """
-    if file.crc is None:
-        return
-    found, left = 0, file.messages.n_bytes
-    try:
-        with file.path.open("rb", buffering=0) as stream:
-            while left and (chunk := stream.read(min(left, _CRC_CHUNK))):
-                found = binascii.crc32(chunk, found)
-                left -= len(chunk)
-    except OSError as e:
-        raise ConversionError(f"{file.path}: cannot be read: {e.strerror or e}") from e
-    if left or found != file.crc:
-        raise ConversionError(
-            f"{file.path}: damaged: its trailer has the CRC-32 {file.crc:#010x}, its contents "
-            f"have {found:#010x}; copy it again"
-        )
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with path.open("rb", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            start = max(0, size - _CRC_TRAILER)
+            file.seek(start)
+            self.crc = _crc_of_trailer(file.read(_CRC_TRAILER))
+        self._left = start if self.crc is not None else 0
+        self._found = 0
+
+    def update(self, chunk: memoryview) -> None:
+        """Take the file's next bytes.
+
+        Parameters
+        ----------
+        chunk : memoryview of bytes
+
+        Raises
+        ------
+        ConversionError
+            When the contents end here and have another checksum.
+        """
+        if not self._left:
+            return
+        chunk = chunk[: self._left]
+        self._found = zlib.crc32(chunk, self._found)
+        self._left -= len(chunk)
+        if not self._left and self._found != self.crc:
+            raise ConversionError(
+                f"{self._path}: damaged: its trailer has the CRC-32 {self.crc:#010x}, its "
+                f"contents have {self._found:#010x}; copy it again"
+            )
+
+
+def _crc_of_trailer(trailer: bytes) -> int | None:
+    """The checksum in a file's last 17 bytes, if it has one."""
+    if len(trailer) < _CRC_TRAILER or not trailer.startswith(_CRC_MARK):
+        return None
+    return int.from_bytes(trailer[len(_CRC_MARK) :], "big")
 
 
 class _Scanner:
@@ -133,12 +156,10 @@ class _Scanner:
 
     def scan(self) -> CheckpointFile:
         self._refuse_foreign()
-        end, crc = self._size, None
-        if end >= _CRC_TRAILER:
-            trailer = self._bytes(end - _CRC_TRAILER, _CRC_TRAILER)
-            if trailer.startswith(_CRC_MARK):
-                end -= _CRC_TRAILER
-                crc = int.from_bytes(trailer[len(_CRC_MARK) :], "big")
+        end = self._size
+        start = max(0, end - _CRC_TRAILER)
+        if _crc_of_trailer(self._bytes(start, end - start)) is not None:
+            end = start
         entries: dict[str, Entry] = {}
         previous = ""
         for number, value in self._fields(0, end):
@@ -157,7 +178,7 @@ class _Scanner:
             previous = entry.tag
         if not entries:
             raise ConversionError(f"{self._path}: no MindSpore checkpoint: it holds no parameters")
-        return CheckpointFile(self._path, entries, Extent(0, end), crc)
+        return CheckpointFile(self._path, entries)
 
     def _refuse_foreign(self) -> None:
         start = self._bytes(0, min(4, self._size))

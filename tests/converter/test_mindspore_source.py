@@ -19,7 +19,6 @@ from tiny_hf import (
 from tiny_mindspore import in_mindformers, mindformers_yaml, write
 
 from converter.pipeline import convert
-from converter.sources import mindspore
 from converter.sources.options import SourceOptions
 from converter.sources.registry import open_source
 from converter.sources.stored import StoredArray
@@ -217,18 +216,6 @@ def test_mindspore_other_config_and_tokenizer_are_the_user_s(tmp_path, tags):
     assert source.tokenizer[0].bos_token_id == 1
     with pytest.raises(TokenizerError, match="--tokenizer"):
         _ = open_source(path).tokenizer
-
-
-def test_mindspore_checksum_is_compared_before_the_first_weight_and_once(
-    tmp_path, tags, weights, monkeypatch
-):
-    calls = []
-    check = mindspore.check_crc
-    monkeypatch.setattr(mindspore, "check_crc", lambda file: (calls.append(1), check(file)))
-    source = open_source(write(tmp_path, raw.with_crc(raw.checkpoint(tags))))
-    assert calls == []
-    assert_weights(source, weights)
-    assert calls == [1]
 
 
 def test_mindspore_wrong_checksum_stops_the_conversion(tmp_path, tags):
