@@ -2,13 +2,8 @@
 
 weight = scale * (code - 8), code in 0..15; two codes share a byte.
 
-Quantizing, as ggml's `quantize_row_q4_0_ref`, in float32: of the block's weights
-take the first of the largest magnitude, v, with its sign; d = v / -8, so that v
-itself gets code 0; code = trunc(w * (1 / d) + 8.5), at most 15; the stored scale
-is d rounded to float16 afterwards. A block whose 1 / d is not finite has all codes
-8; an all-zero block has scale -0. With importance, as `scale_search`.
-
-Reference: ggml-quants.c; `gguf.quants.Q4_0` gives the same bits.
+Quantizing is `scale_search`'s, from 16 places of the weight of largest magnitude: code -8,
+where ggml's `quantize_row_q4_0_ref` puts it, and others from -9.25 to -5.5.
 """
 
 from __future__ import annotations
@@ -40,17 +35,6 @@ class Q4_0Codec(ScaledCodec):
 
     def __init__(self) -> None:
         super().__init__(QUANT_TYPES["q4_0"], 8 * float(np.finfo(np.float16).max))
-
-    def encode_blocks(self, blocks: Float32) -> tuple[UInt8, npt.NDArray[np.float16]]:
-        """Quantize float32 (n, 32) to codes uint8 (n, 32) and scales float16 (n,)."""
-        first_largest = np.abs(blocks).argmax(axis=1, keepdims=True)
-        d = np.take_along_axis(blocks, first_largest, axis=1)[:, 0] / np.float32(-8)
-        with np.errstate(divide="ignore", over="ignore"):
-            inverse = np.float32(1) / d
-        inverse[~np.isfinite(inverse)] = 0
-        # The sum is at least 0.5 less rounding, never negative: trunc is floor.
-        codes = np.trunc(blocks * inverse[:, None] + np.float32(8.5))
-        return np.minimum(codes, np.float32(15)).astype(np.uint8), d.astype(np.float16)
 
     def codes_from_ggml(self, raw: UInt8) -> UInt8:
         """Codes uint8 (n, 32) of uint8 (n, 16): low halves are elements 0..15."""

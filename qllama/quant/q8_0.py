@@ -2,12 +2,8 @@
 
 weight = scale * code, code in -128..127; the storage holds code + 128, unsigned.
 
-Quantizing, as ggml's `quantize_row_q8_0_ref`, in float32: d = max |w| / 127;
-code = w * (1 / d), rounded half away from zero; the stored scale is d rounded to
-float16 afterwards. A block whose 1 / d is not finite has all codes 0. With importance, as
-`scale_search`.
-
-Reference: ggml-quants.c; `gguf.quants.Q8_0` gives the same bits.
+Quantizing is `scale_search`'s, from 16 places of the weight of largest magnitude: code 127,
+where ggml's `quantize_row_q8_0_ref` puts it, and -128 to -121.
 """
 
 from __future__ import annotations
@@ -34,26 +30,12 @@ class Q8_0Codec(ScaledCodec):
     code_dtype = np.int8
     zero_code = 0
     least, greatest = -128, 127
-    starts: Float32 = np.arange(-128, -120, 0.5, dtype=np.float32)
+    # 127 first: zero blocks get scale 0, not -0, as ggml's.
+    starts: Float32 = np.array([127, *np.arange(-128, -120.5, 0.5)], np.float32)
     ggml_block_n_bytes = 34
 
     def __init__(self) -> None:
         super().__init__(QUANT_TYPES["q8_0"], 127 * float(np.finfo(np.float16).max))
-
-    def encode_blocks(
-        self, blocks: Float32
-    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float16]]:
-        """Quantize float32 (n, 32) to codes int8 (n, 32) and scales float16 (n,)."""
-        d = np.abs(blocks).max(axis=1) / np.float32(127)
-        with np.errstate(divide="ignore", over="ignore"):
-            inverse = np.float32(1) / d
-        inverse[~np.isfinite(inverse)] = 0
-        scaled = blocks * inverse[:, None]
-        magnitude = np.abs(scaled)
-        whole = np.floor(magnitude)
-        # Not floor(magnitude + 0.5): that sum would round 0.49999997 up to 1.
-        whole += np.floor(np.float32(2) * (magnitude - whole))
-        return np.copysign(whole, scaled).astype(np.int8), d.astype(np.float16)
 
     def codes_from_ggml(self, raw: UInt8) -> npt.NDArray[np.int8]:
         """Codes int8 (n, 32) of uint8 (n, 32): ggml stores them as they are."""

@@ -3,7 +3,8 @@
 Sixteen starts say at which code, before rounding, a block's weight of largest magnitude
 lands; each gives codes, the codes their least-squares scale, that scale rounded to float16
 the final codes. The start of least weighted squared error is kept. Choosing among scales
-pays even without weights, because a percent more or less rounds most of 32 codes anew.
+pays even without weights, because a percent more or less rounds most of 32 codes anew. One
+start is ggml's, so that no block comes out worse than ggml rounds it.
 
 Compiled code repeats these operations one by one.
 """

@@ -1,7 +1,7 @@
-"""Types of blocks with one float16 scale, equal to ggml's types of the same name.
+"""Types of blocks with one float16 scale: the values of ggml's types of the same name.
 
 Owns what `q8_0` and `q4_0` share: storage, and the lossless way in from ggml's
-blocks. How weights become codes is each type's own.
+blocks. How weights become codes is `scale_search`'s business.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Float16 = npt.NDArray[np.float16]
 
 
 class ScaledCodec(Codec):
-    """A type of blocks with one float16 scale, equal to ggml's type of the same name.
+    """A type of blocks with one float16 scale, stored as ggml's type of the same name.
 
     `pack` and `unpack` carry codes and scales over from ggml's blocks without loss.
     """
@@ -43,21 +43,7 @@ class ScaledCodec(Codec):
     starts: Float32
     ggml_block_n_bytes: int
 
-    @abstractmethod
-    def encode_blocks(self, blocks: Float32) -> tuple[npt.NDArray[Any], Float16]:
-        """Quantize blocks as ggml does.
-
-        Parameters
-        ----------
-        blocks : float32, (n, 32)
-
-        Returns
-        -------
-        codes : code_dtype, (n, 32)
-        scales : float16, (n,)
-        """
-
-    def search_blocks(self, blocks: Float32, h: Float32) -> tuple[npt.NDArray[Any], Float16]:
+    def encode_blocks(self, blocks: Float32, h: Float32) -> tuple[npt.NDArray[Any], Float16]:
         """Quantize blocks to the least weighted error.
 
         Parameters
@@ -148,7 +134,8 @@ class ScaledCodec(Codec):
                 f"{self.kind.name} scales: expected finite float16, found a NaN or an "
                 f"infinity, or {scales.dtype}; the checkpoint is damaged"
             )
-        _, zero_scale = self.encode_blocks(np.zeros((1, BLOCK), np.float32))
+        zeros = np.zeros((1, BLOCK), np.float32)
+        _, zero_scale = self.encode_blocks(zeros, zeros.T)
         codes = pad_matrix(codes, self.zero_code)
         padded = np.full((len(codes), scales.shape[1]), zero_scale)
         padded[:rows] = scales
@@ -187,10 +174,8 @@ class ScaledCodec(Codec):
 
     def _encode(self, w: Float32, h: Float32 | None) -> UInt8:
         blocks = w.reshape(-1, BLOCK)
-        if h is None:
-            codes, scales = self.encode_blocks(blocks)
-        else:
-            codes, scales = self.search_blocks(blocks, blocks_of_columns(h, len(w)))
+        columns = np.ones(w.shape[1], np.float32) if h is None else h
+        codes, scales = self.encode_blocks(blocks, blocks_of_columns(columns, len(w)))
         return self.pack(codes.reshape(w.shape), scales.reshape(len(w), -1))
 
     def _decode(self, tiles: UInt8) -> Float32:

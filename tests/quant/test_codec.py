@@ -132,13 +132,12 @@ def test_codec_storage_of_another_size_is_refused(name, surplus):
         codec(name).dequantize(data, 16, 32)
 
 
-@pytest.mark.parametrize("name", ["f32", "f16", "bf16", "q8_0", "q4_0"])
+@pytest.mark.parametrize("name", ["f32", "f16", "bf16"])
 @settings(deadline=None)
 @given(
     w=st_np.arrays(
         np.float32,
         st_np.array_shapes(min_dims=2, max_dims=2, max_side=40),
-        # Scales above float16's smallest: below, they round to 0 and the codes are lost.
         elements=st.floats(2**-16, 1000, width=32) | st.floats(-1000, -(2**-16), width=32),
     )
 )

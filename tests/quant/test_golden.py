@@ -35,16 +35,16 @@ def test_golden_float_values_lie_row_beside_row(name, row_0, row_2):
 
 
 def test_golden_q8_0_groups_of_four_lie_row_beside_row():
-    # Row 0 counts 0..30 and ends in 127, so its scale is 1; row 1 is its negative.
+    # Row 0 counts 0..30 and ends in 127, so its scale is 1; row 1 is the same backwards.
     row = np.array([*range(31), 127], np.float32)
     tile = np.full(544, 128, np.uint8)
     for k, value in enumerate(row.astype(int)):
         group, j = divmod(k, 4)
         tile[64 * group + j] = 128 + value
-        tile[64 * group + 4 + j] = 128 - value
+        tile[64 * (7 - group) + 4 + 3 - j] = 128 + value
     tile[512:] = [*ONE_F16, *ONE_F16, *[0] * 28]
-    assert tile[:8].tolist() == [128, 129, 130, 131, 128, 127, 126, 125]
-    np.testing.assert_array_equal(codec("q8_0").quantize(np.stack([row, -row])), tile)
+    assert tile[:8].tolist() == [128, 129, 130, 131, 255, 158, 157, 156]
+    np.testing.assert_array_equal(codec("q8_0").quantize(np.stack([row, row[::-1]])), tile)
 
 
 def test_golden_q4_0_high_nibbles_hold_the_second_half():

@@ -1,4 +1,4 @@
-"""q8_0 and q4_0 against ggml's own definition, as the gguf library has it."""
+"""q8_0 and q4_0 beside ggml's own rounding, as the gguf library has it."""
 
 from __future__ import annotations
 
@@ -21,41 +21,47 @@ def codes_and_scales(name, w):
     return found.unpack(found.quantize(w), *w.shape)
 
 
-def assert_same_as_ggml(name, w):
-    raw = gguf.quants.quantize(w, GGML[name])
-    codes, scales = codec(name).from_ggml_blocks(raw)
-    ours = codes_and_scales(name, w)
-    np.testing.assert_array_equal(ours[0], codes)
-    np.testing.assert_array_equal(ours[1].view(np.uint16), scales.view(np.uint16))
-    decoded = codec(name).dequantize(codec(name).quantize(w), *w.shape)
-    np.testing.assert_array_equal(decoded, gguf.quants.dequantize(raw, GGML[name]))
+def block_errors(w, stored):
+    return ((stored - w).astype(np.float64) ** 2).reshape(-1, 32).sum(axis=1)
 
 
-@pytest.mark.parametrize("name", TYPES)
+def assert_no_block_worse_than_ggml(name, w):
+    """Return the share of ggml's squared error that is left."""
+    theirs = gguf.quants.dequantize(gguf.quants.quantize(w, GGML[name]), GGML[name])
+    ours = codec(name).dequantize(codec(name).quantize(w), *w.shape)
+    found, limit = block_errors(w, ours), block_errors(w, theirs)
+    # A thousandth for float32: its sums of 32 errors choose the scale, and its quotients the codes.
+    assert (found <= 1.001 * limit + 1e-12 * (w.reshape(-1, 32) ** 2).sum(axis=1)).all()
+    return found.sum() / max(limit.sum(), np.finfo(np.float64).tiny)
+
+
+# What the searches leave, plus a few percent; a least-squares
+# scale for ggml's codes alone leaves 0.98 and 0.96.
+@pytest.mark.parametrize(("name", "left"), [("q8_0", 0.82), ("q4_0", 0.94)])
 @pytest.mark.parametrize("spread", [1e-4, 0.02, 100.0])
-def test_scaled_codec_trained_like_weights_equal_ggml(name, spread, rng):
+def test_scaled_codec_trained_like_weights_err_less_than_ggml(name, left, spread, rng):
     w = (rng.standard_t(4, (64, 320)) * spread).astype(np.float32)
     w[:, ::7] = 0
-    assert_same_as_ggml(name, w)
+    assert assert_no_block_worse_than_ggml(name, w) < left
 
 
 @pytest.mark.parametrize("name", TYPES)
 @settings(deadline=None)
 @given(w=st_np.arrays(np.float32, (2, 64), elements=st.floats(-1e5, 1e5, width=32)))
-def test_scaled_codec_any_weights_equal_ggml(name, w):
+def test_scaled_codec_any_block_is_no_worse_than_ggml(name, w):
     # ggml divides by zero where 1 / d overflows: not defined there, so not compared.
     peak = np.abs(w.reshape(-1, 32)).max(axis=1)
     w[np.repeat((peak < 2**-116).reshape(2, 2), 32, axis=1)] = 0
-    assert_same_as_ggml(name, w)
+    assert_no_block_worse_than_ggml(name, w)
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_scaled_codec_halfway_codes_equal_ggml(name):
-    # With scale 1 these are exact halves and their neighbours on either side.
-    halves = np.arange(-6.5, 7, 1, dtype=np.float32)
-    largest = {"q8_0": 127.0, "q4_0": -8.0}[name]
-    for w in (halves, np.nextafter(halves, np.float32(99)), np.nextafter(halves, np.float32(-99))):
-        assert_same_as_ggml(name, np.r_[w, np.zeros(17), largest].astype(np.float32)[None])
+def test_scaled_codec_keeps_what_ggml_made(name, rng):
+    w = (rng.standard_t(4, (64, 320)) * 0.02).astype(np.float32)
+    made = gguf.quants.dequantize(gguf.quants.quantize(w, GGML[name]), GGML[name])
+    np.testing.assert_array_equal(
+        codec(name).dequantize(codec(name).quantize(made), *w.shape), made
+    )
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -82,18 +88,6 @@ def test_scaled_codec_constant_block_keeps_its_value(name):
     w = np.full((1, 32), -0.37, np.float32)
     back = codec(name).dequantize(codec(name).quantize(w), 1, 32)
     np.testing.assert_allclose(back, w, rtol=2**-11)
-
-
-# Half a step, or a whole one where q4_0 clips its sixteenth step; then the scale's own
-# rounding, 2**-11 relative or half of float16's least subnormal, times the code.
-@pytest.mark.parametrize(("name", "steps", "largest_code"), [("q8_0", 0.5, 127), ("q4_0", 1, 8)])
-@settings(deadline=None)
-@given(w=st_np.arrays(np.float32, (2, 32), elements=st.floats(-1000, 1000, width=32)))
-def test_scaled_codec_error_is_within_the_step(name, steps, largest_code, w):
-    step = np.abs(w).max(axis=1, keepdims=True) / largest_code
-    back = codec(name).dequantize(codec(name).quantize(w), 2, 32)
-    bound = step * (steps + largest_code * 2**-11 + 1e-5) + largest_code * 2**-25
-    assert (np.abs(back - w) <= bound).all()
 
 
 @pytest.mark.parametrize("name", TYPES)
