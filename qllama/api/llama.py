@@ -209,11 +209,16 @@ class Llama(OpenModel):
         max_tokens : int, optional
             Most tokens to choose; None and -1 go on until the context is full, 0
             evaluates the prompt only, so that a later call can reuse it.
-        temperature, top_k, top_p, min_p : float
+        temperature, top_k, top_p, min_p, typical_p, xtc_probability, xtc_threshold : float
             Which tokens may come and how boldly to choose; see `SamplingParams`,
             also for the defaults. `temperature=0` always takes the likeliest.
         repeat_penalty, repeat_last_n, presence_penalty, frequency_penalty : float
-            How to keep from repetition; see `SamplingParams`.
+            How to keep from repetition; see `SamplingParams`, also for `dry_*`.
+        mirostat, mirostat_tau, mirostat_eta : float
+            Hold the answer's surprise at a level; see `SamplingParams`.
+        logits_processors : sequence of callable
+            Your own part of it: each is given the tokens so far, int32 (n_tokens,), and
+            the logits, float32 (vocab_size,), and returns logits.
         logit_bias : mapping of int to float
             Added to single tokens' logits; -inf forbids a token.
         seed : int, optional

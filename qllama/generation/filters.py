@@ -1,4 +1,4 @@
-"""What shapes the next token's distribution: penalties and candidate filters.
+"""Which tokens may come next: candidate filters.
 
 Pure functions on float32 logits, one a published method; none knows of seeds,
 sessions or text. A filter returns the positions it keeps, ascending, so that
@@ -10,106 +10,17 @@ to partition or sort.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from qllama.kernels.selection import first_largest, nucleus
 
-__all__ = ["apply_logit_bias", "apply_penalties", "min_p", "top_k", "top_p"]
+__all__ = ["min_p", "mirostat", "top_k", "top_p", "typical", "xtc"]
 
 # How many strides top_k folds into one maximum: of 16, 64 and 256 the fastest at
 # vocabularies of 49k and 128k.
 _FOLD = 64
-
-
-def apply_logit_bias(
-    logits: npt.NDArray[np.float32], bias: Mapping[int, float]
-) -> npt.NDArray[np.float32]:
-    """Add a bias to single tokens' logits.
-
-    Parameters
-    ----------
-    logits : float32, (vocab_size,)
-        Not modified.
-    bias : mapping of int to float
-        Token id to what is added; -inf forbids the token.
-
-    Returns
-    -------
-    float32, (vocab_size,)
-        A new array, or `logits` itself when there is no bias.
-
-    Raises
-    ------
-    ValueError
-        When a token id is outside the vocabulary.
-    """
-    if not bias:
-        return logits
-    for token in bias:
-        if not 0 <= token < logits.size:
-            raise ValueError(
-                f"logit_bias: expected token ids in 0..{logits.size - 1}, found {token}"
-            )
-    ids = np.fromiter(bias.keys(), np.int64, len(bias))
-    biased = np.array(logits)
-    biased[ids] += np.fromiter(bias.values(), np.float32, len(bias))
-    return biased
-
-
-def apply_penalties(
-    logits: npt.NDArray[np.float32],
-    recent: npt.NDArray[np.int32],
-    *,
-    repeat: float,
-    presence: float,
-    frequency: float,
-) -> npt.NDArray[np.float32]:
-    """Make recently used tokens less likely, by llama.cpp's rule.
-
-    A token used c > 0 times has its logit l replaced by
-    `(l / repeat if l > 0 else l * repeat) - c * frequency - presence`.
-
-    Parameters
-    ----------
-    logits : float32, (vocab_size,)
-        Not modified.
-    recent : int32, (n_recent,)
-        The tokens that count, prompt included, in any order.
-    repeat : float
-        Above 1 discourages, 1 is off.
-    presence, frequency : float
-        Subtracted once a token, and once a use; 0 is off.
-
-    Returns
-    -------
-    float32, (vocab_size,)
-        A new array, or `logits` itself when nothing is penalized.
-
-    Raises
-    ------
-    ValueError
-        When `repeat` is not above 0.
-
-    References
-    ----------
-    `repeat`: Keskar et al. 2019, CTRL: A Conditional Transformer Language Model for
-    Controllable Generation, arXiv:1909.05858, section 4.1; there every logit is
-    divided, which would favour repeats of negative ones. `presence`, `frequency`:
-    the OpenAI API.
-    """
-    if not repeat > 0:
-        raise ValueError(f"repeat: expected > 0, found {repeat}")
-    if recent.size == 0 or (repeat == 1 and presence == 0 and frequency == 0):
-        return logits
-    ids, counts = np.unique(recent, return_counts=True)
-    penalized = np.array(logits)
-    used = logits[ids]
-    used = np.where(used > 0, used / np.float32(repeat), used * np.float32(repeat))
-    penalized[ids] = used - counts.astype(np.float32) * np.float32(frequency) - np.float32(presence)
-    return penalized
 
 
 def top_k(logits: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.intp]:
@@ -217,6 +128,114 @@ def min_p(logits: npt.NDArray[np.float32], p: float) -> npt.NDArray[np.intp]:
     if p == 0:
         return np.arange(logits.size)
     return np.flatnonzero(logits >= logits.max() + np.float32(math.log(p)))
+
+
+def typical(logits: npt.NDArray[np.float32], p: float) -> npt.NDArray[np.intp]:
+    """Positions of the locally typical tokens: those nearest the expected information.
+
+    Tokens are taken in order of how far their information, -log of the probability, is
+    from the distribution's entropy, until their probability is above `p`.
+
+    Parameters
+    ----------
+    logits : float32, (n,)
+        At least one finite, without NaN.
+    p : float
+        0 to 1; 0 keeps the most typical alone, 1 keeps all.
+
+    Returns
+    -------
+    intp, (n_kept,)
+        Ascending; at least one.
+
+    Raises
+    ------
+    ValueError
+        When `p` is outside 0..1.
+
+    References
+    ----------
+    Meister, Pimentel, Wiher and Cotterell 2022, Locally Typical Sampling,
+    arXiv:2202.00666, equation 8.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"p: expected 0 to 1, found {p}")
+    if p == 1:
+        return np.arange(logits.size)
+    probabilities = _softmax(logits)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        information = -np.log(probabilities)
+        entropy = np.where(probabilities > 0, probabilities * information, 0).sum()
+    order = np.argsort(np.abs(information - entropy), kind="stable")
+    reached = np.cumsum(probabilities[order]) > p
+    n_kept = int(reached.argmax()) + 1 if reached.any() else logits.size
+    return np.sort(order[:n_kept])
+
+
+def xtc(logits: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.intp]:
+    """Positions that stay when top choices are excluded.
+
+    Of the tokens with a probability of at least `threshold` only the least likely stays,
+    and all below.
+
+    Parameters
+    ----------
+    logits : float32, (n,)
+        At least one finite, without NaN.
+    threshold : float
+        Above 0.5 no two tokens can reach it: all stay.
+
+    Returns
+    -------
+    intp, (n_kept,)
+        Ascending; at least one.
+
+    References
+    ----------
+    p-e-w 2024, Exclude Top Choices (XTC): A sampler that boosts creativity,
+    oobabooga/text-generation-webui pull request 6335; there is no paper.
+    """
+    keep = np.ones(logits.size, np.bool_)
+    (top,) = np.nonzero(_softmax(logits) >= threshold)
+    if top.size > 1:
+        keep[top] = False
+        # Of equal ones the last: it is the last in any stable order by likelihood.
+        keep[top[np.flatnonzero(logits[top] == logits[top].min())[-1]]] = True
+    return np.flatnonzero(keep)
+
+
+def mirostat(logits: npt.NDArray[np.float32], mu: float) -> npt.NDArray[np.intp]:
+    """Positions of tokens whose surprise, -log2 of the probability, is at most `mu`.
+
+    Parameters
+    ----------
+    logits : float32, (n,)
+        At least one finite, without NaN; already divided by the temperature.
+    mu : float
+        In bits; follows the surprise of the tokens that come, as `sampling` sees to.
+
+    Returns
+    -------
+    intp, (n_kept,)
+        Ascending; at least one, the likeliest.
+
+    References
+    ----------
+    Basu, Ramachandran, Keskar and Varshney 2021, Mirostat, arXiv:2007.14966; its second
+    version, https://github.com/basusourya/mirostat, algorithm 2 of the repository.
+    """
+    with np.errstate(divide="ignore"):
+        keep = -np.log2(_softmax(logits)) <= mu
+    if not keep.any():
+        keep[logits.argmax()] = True
+    return np.flatnonzero(keep)
+
+
+def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    weights: npt.NDArray[np.float64] = np.subtract(logits, logits.max(), dtype=np.float64)
+    np.exp(weights, out=weights)
+    weights /= weights.sum()
+    return weights
 
 
 def _kth_largest(values: npt.NDArray[np.float32], k: int) -> np.float32:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from qllama.generation.draft import Draft, Limits
 from qllama.generation.loop import Stream
-from qllama.generation.sampling import Sampler, SamplingOptions, SamplingParams
+from qllama.generation.options import SamplingOptions, SamplingParams
+from qllama.generation.sampling import Sampler
 from qllama.generation.session import Progress, Session
 from qllama.tokenizer.base import Tokenizer
 from qllama.tokenizer.detokenizer import StreamingDetokenizer
@@ -121,7 +122,11 @@ class Generator:
         draft = Draft(
             prompt,
             n_ctx=self._session.n_ctx,
-            sampler=Sampler(SamplingParams(**sampling), self._tokenizer.vocab_size),
+            sampler=Sampler(
+                SamplingParams(**sampling),
+                self._tokenizer.vocab_size,
+                lambda token: self._tokenizer.decode([token]),
+            ),
             detokenizer=StreamingDetokenizer(
                 self._tokenizer, skip_special=True, previous=prompt[-1] if prompt else None
             ),

@@ -1,102 +1,25 @@
-"""From logits to the next token: the sampler's parameters, its chain and its draw.
+"""From logits to the next token: the sampler's chain and its draw.
 
-Owns the order of the chain and the random stream. The single steps are in
-`filters`; text, stopping and the model are other modules' business.
+Owns the order of the chain and the random stream. The single steps are in `penalties`
+and `filters`; text, stopping and the model are other modules' business.
 """
 
 from __future__ import annotations
 
 import math
-import numbers
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypedDict
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from qllama.errors import SamplingError
-from qllama.generation import filters
+from qllama.generation import filters, penalties
+from qllama.generation.options import SamplingParams
 from qllama.kernels.selection import draw
 
-__all__ = ["Candidates", "Sampler", "SamplingOptions", "SamplingParams"]
-
-
-class SamplingOptions(TypedDict, total=False):
-    """The fields of `SamplingParams` as keyword arguments, all optional."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repeat_penalty: float
-    repeat_last_n: int
-    presence_penalty: float
-    frequency_penalty: float
-    logit_bias: Mapping[int, float]
-    seed: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How the next token is chosen; names, defaults and meanings are llama.cpp's.
-
-    Parameters
-    ----------
-    temperature : float
-        Divides the logits that survive the filters; 0 always takes the likeliest token.
-    top_k : int
-        Keep the `top_k` likeliest tokens; 0 keeps all.
-    top_p : float
-        Keep the fewest tokens whose probability is at least `top_p`; 1 keeps all.
-    min_p : float
-        Keep tokens at least `min_p` times as likely as the likeliest; 0 keeps all.
-    repeat_penalty : float
-        Logits of recent tokens are divided by it, negative ones multiplied; 1 is off.
-    repeat_last_n : int
-        How many of the last tokens, prompt included, count as recent; -1 is all.
-    presence_penalty, frequency_penalty : float
-        Subtracted from a recent token's logit, once and for each time it was used.
-    logit_bias : mapping of int to float
-        Added to single tokens' logits; -inf forbids a token.
-    seed : int or None
-        Of the random draws; None and -1 choose a new one.
-
-    Raises
-    ------
-    ValueError
-        When a value is out of range; names the parameter and its range.
-    """
-
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    repeat_penalty: float = 1.0
-    repeat_last_n: int = 64
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_real("temperature", self.temperature, at_least=0)
-        _check_integer("top_k", self.top_k, at_least=0)
-        _check_real("top_p", self.top_p, at_least=0, at_most=1)
-        _check_real("min_p", self.min_p, at_least=0, at_most=1)
-        _check_real("repeat_penalty", self.repeat_penalty, above=0)
-        _check_integer("repeat_last_n", self.repeat_last_n, at_least=-1)
-        _check_real("presence_penalty", self.presence_penalty)
-        _check_real("frequency_penalty", self.frequency_penalty)
-        if self.seed is not None:
-            _check_integer("seed", self.seed, at_least=-1)
-        for token, bias in self.logit_bias.items():
-            _check_integer("logit_bias token id", token, at_least=0)
-            if bias != -math.inf:
-                _check_real(f"logit_bias[{token}]", bias)
-        # A copy: later changes to the caller's dict must not reach a running stream.
-        object.__setattr__(self, "logit_bias", dict(self.logit_bias))
+__all__ = ["Candidates", "Sampler"]
 
 
 class Candidates(NamedTuple):
@@ -117,10 +40,12 @@ class Candidates(NamedTuple):
 class Sampler:
     """Chooses tokens by one `SamplingParams` and one stream of random numbers.
 
-    The chain is llama.cpp's default one, in its order: logit bias, penalties,
-    top-k, top-p, min-p, temperature, draw. Each draw takes exactly one number
-    from `PCG64(seed)`, whatever the filters keep, so the same seed and the same
-    logits give the same tokens on every machine.
+    The chain is llama.cpp's default one, in its order: the caller's processors, logit
+    bias, penalties, DRY, top-k, typical, top-p, min-p, XTC, temperature, draw; with
+    mirostat temperature and its filter instead of all from top-k on. Each token takes
+    exactly one number from `PCG64(seed)`, and one before it where XTC is on, whatever the
+    filters keep, so the same seed and the same logits give the same tokens on every
+    machine. At temperature 0 nothing is filtered or drawn.
 
     Parameters
     ----------
@@ -129,10 +54,20 @@ class Sampler:
     vocab_size : int
         Only ids below it are chosen. A model may have more logits than its
         tokenizer has tokens: padding, which stands for no text.
+    token_text : callable, optional
+        Returns a token's text; DRY finds its sequence breakers by it.
     """
 
-    def __init__(self, params: SamplingParams, vocab_size: int) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        vocab_size: int,
+        token_text: Callable[[int], str] | None = None,
+    ) -> None:
         self.params = params
+        self._token_text = token_text
+        self._breaking: dict[int, bool] = {}
+        self._mu = 2 * params.mirostat_tau
         self._all_ids = np.arange(vocab_size)
         self._all_ids.flags.writeable = False
         # 32 bits are short enough to read out and type in again.
@@ -155,19 +90,29 @@ class Sampler:
         SamplingError
             When the logits hold a NaN, or no token is allowed.
         ValueError
-            When `logit_bias` names a token outside the vocabulary.
+            When `logit_bias` names a token outside the vocabulary, or a processor
+            returns something else than logits.
         """
+        params = self.params
         adjusted, peak = self._adjust(logits, history)
-        if self.params.temperature == 0:
+        if params.temperature == 0:
             return int(adjusted.argmax())
+        if params.mirostat:
+            return self._sample_surprise(adjusted)
         ids, left = self._filter(adjusted)
+        if params.xtc_probability > 0 and self._random.random() < params.xtc_probability:
+            kept = filters.xtc(left, params.xtc_threshold)
+            ids, left = ids[kept], left[kept]
+            peak = left.max()
         point = self._random.random()
-        return int(ids[draw(left, peak, float(self.params.temperature), point)])
+        return int(ids[draw(left, peak, float(params.temperature), point)])
 
     def candidates(
         self, logits: npt.NDArray[np.float32], history: npt.NDArray[np.int32]
     ) -> Candidates:
         """Return the distribution that `sample` draws from; draws nothing.
+
+        XTC, which acts on some tokens only, and mirostat are left out.
 
         Parameters
         ----------
@@ -195,18 +140,32 @@ class Sampler:
     ) -> tuple[npt.NDArray[np.float32], np.float32]:
         """Apply what changes logits, and check that one is left: the logits, the largest."""
         params = self.params
-        n_recent = history.size if params.repeat_last_n == -1 else params.repeat_last_n
-        logits = filters.apply_logit_bias(logits[: self._all_ids.size], params.logit_bias)
-        logits = filters.apply_penalties(
+        logits = logits[: self._all_ids.size]
+        for process in params.logits_processors:
+            logits = _processed(process(history, logits), logits.size)
+        logits = penalties.apply_logit_bias(logits, params.logit_bias)
+        logits = penalties.apply_penalties(
             logits,
-            history[max(0, history.size - n_recent) :],
+            _last(history, params.repeat_last_n),
             repeat=params.repeat_penalty,
             presence=params.presence_penalty,
             frequency=params.frequency_penalty,
         )
+        if params.dry_multiplier > 0:
+            recent = _last(history, params.dry_penalty_last_n)
+            logits = penalties.apply_dry(
+                logits,
+                recent,
+                multiplier=params.dry_multiplier,
+                base=params.dry_base,
+                allowed_length=params.dry_allowed_length,
+                breakers={token for token in set(recent.tolist()) if self._breaks(token)},
+            )
         peak = logits.max()
         if peak == -math.inf:
-            raise SamplingError("no token is left to choose: logit_bias forbids all of them")
+            raise SamplingError(
+                "no token is left to choose: logit_bias forbids all, or a logits processor does"
+            )
         if not math.isfinite(peak):
             raise SamplingError(
                 f"the model's logits hold {peak}: expected finite numbers; "
@@ -223,6 +182,9 @@ class Sampler:
         if params.top_k > 0:
             ids = filters.top_k(logits, params.top_k)
             logits = logits[ids]
+        if params.typical_p < 1:
+            kept = filters.typical(logits, params.typical_p)
+            ids, logits = ids[kept], logits[kept]
         if params.top_p < 1:
             kept = filters.top_p(logits, params.top_p)
             ids, logits = ids[kept], logits[kept]
@@ -231,31 +193,38 @@ class Sampler:
             ids, logits = ids[kept], logits[kept]
         return ids, logits
 
+    def _sample_surprise(self, logits: npt.NDArray[np.float32]) -> int:
+        """Draw by mirostat, and learn from the surprise of what came."""
+        params = self.params
+        with np.errstate(over="ignore"):
+            warm = (logits - logits.max()) / np.float32(params.temperature)
+        ids = filters.mirostat(warm, self._mu)
+        weights = np.exp(warm[ids], dtype=np.float64)
+        sums = np.cumsum(weights)
+        chosen = int(np.searchsorted(sums, self._random.random() * sums[-1], side="right"))
+        chosen = min(chosen, ids.size - 1)
+        surprise = -math.log2(weights[chosen] / sums[-1])
+        self._mu -= params.mirostat_eta * (surprise - params.mirostat_tau)
+        return int(ids[chosen])
 
-def _check_integer(name: str, value: object, *, at_least: int) -> None:
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < at_least:
-        raise ValueError(f"{name}: expected an integer >= {at_least}, found {value!r}")
+    def _breaks(self, token: int) -> bool:
+        if token not in self._breaking:
+            text = "" if self._token_text is None else self._token_text(token)
+            breakers = self.params.dry_sequence_breakers
+            self._breaking[token] = any(breaker in text for breaker in breakers)
+        return self._breaking[token]
 
 
-def _check_real(
-    name: str,
-    value: object,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-) -> None:
-    good = (
-        isinstance(value, numbers.Real)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and (at_least is None or float(value) >= at_least)
-        and (above is None or float(value) > above)
-        and (at_most is None or float(value) <= at_most)
-    )
-    if not good:
-        limits = [("from", at_least), ("above", above), ("up to", at_most)]
-        wanted = " ".join(f"{word} {limit}" for word, limit in limits if limit is not None)
+def _last(history: npt.NDArray[np.int32], n: int) -> npt.NDArray[np.int32]:
+    """Return the last n tokens; of -1 all."""
+    return history if n == -1 else history[max(0, history.size - n) :]
+
+
+def _processed(logits: object, n_logits: int) -> npt.NDArray[np.float32]:
+    """Check what a caller's processor returned."""
+    if not isinstance(logits, np.ndarray) or logits.shape != (n_logits,):
+        found = getattr(logits, "shape", type(logits).__name__)
         raise ValueError(
-            f"{name}: expected a finite number {wanted}".rstrip() + f", found {value!r}"
+            f"logits_processors: expected logits of shape ({n_logits},), found {found}"
         )
+    return logits.astype(np.float32, copy=False)

@@ -268,6 +268,6 @@ class Session:
 def _is_worth_a_copy(n_gained: int, n_copied: int) -> bool:
     """Whether evaluating tokens takes longer than copying a sequence that has them.
 
-    A token of the smallest model takes 25 times as long as its copy, of others longer.
+    A token takes tens of times as long as its copy, and more the larger the model.
     """
     return n_gained >= max(_FEWEST, n_copied // 16)

@@ -94,44 +94,42 @@ def test_min_p_of_one_keeps_all_equals_of_the_largest():
     assert filters.min_p(float32(3, 1, 3), 1).tolist() == [0, 2]
 
 
-def test_penalties_hand_computed_numbers_are_met():
-    logits = float32(2, -1, 0, 4, 1)
-    penalized = filters.apply_penalties(
-        logits, np.array([0, 1, 0, 3, 2, 0], np.int32), repeat=2, presence=0.5, frequency=0.25
-    )
-    # used 3, 1, 1, 1, 0 times: 2/2-0.75-0.5, -1*2-0.25-0.5, 0-0.25-0.5, 4/2-0.25-0.5
-    assert penalized.tolist() == [-0.25, -2.75, -0.75, 1.25, 1]
-    assert penalized.dtype == np.float32
-    assert logits.tolist() == [2, -1, 0, 4, 1]
+@pytest.mark.parametrize(
+    ("p", "kept"),
+    [(0, [1]), (0.29, [1]), (0.31, [0, 1]), (0.79, [0, 1]), (0.9, [0, 1, 3]), (1, [0, 1, 2, 3])],
+)
+def test_typical_known_probabilities_keeps_those_nearest_the_entropy(p, kept):
+    # Information 0.69, 1.20, 4.61, 1.66 nats, entropy 1.09: distances 0.39, 0.12, 3.5, 0.57.
+    logits = np.log(float32(0.5, 0.3, 0.01, 0.19))
+    assert filters.typical(logits, p).tolist() == kept
 
 
-def test_penalties_forbidden_token_stays_forbidden():
-    recent = np.array([0], np.int32)
-    out = filters.apply_penalties(float32(-INF, 0), recent, repeat=1.5, presence=-1, frequency=0)
-    assert out.tolist() == [-INF, 0]
+def test_typical_forbidden_tokens_do_not_spoil_the_entropy():
+    assert filters.typical(float32(1, -INF, 1), 0.9).tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(
-    ("recent", "repeat"), [([], 2.0), ([0, 1], 1.0)], ids=["nothing used", "all off"]
+    ("threshold", "kept"),
+    [
+        (0.6, [0, 1, 2, 3, 4]),
+        (0.3, [0, 1, 2, 3, 4]),
+        (0.2, [0, 2, 3, 4]),
+        (0.1, [2]),
+        (0, [2]),
+    ],
 )
-def test_penalties_without_effect_return_the_logits_themselves(recent, repeat):
-    logits = float32(1, 2)
-    out = filters.apply_penalties(
-        logits, np.array(recent, np.int32), repeat=repeat, presence=0, frequency=0
-    )
-    assert out is logits
+def test_xtc_of_the_top_choices_only_the_last_stays(threshold, kept):
+    logits = np.log(float32(0.1001, 0.4, 0.1001, 0.25, 0.1498))
+    assert filters.xtc(logits, threshold).tolist() == kept
 
 
-def test_logit_bias_is_added_and_can_forbid():
-    logits = float32(1, 2, 3)
-    assert filters.apply_logit_bias(logits, {0: 0.5, 2: -INF}).tolist() == [1.5, 2, -INF]
-    assert logits.tolist() == [1, 2, 3]
-
-
-@pytest.mark.parametrize("token", [-1, 3])
-def test_logit_bias_outside_the_vocabulary_is_refused(token):
-    with pytest.raises(ValueError, match=rf"logit_bias: .* 0\.\.2, found {token}"):
-        filters.apply_logit_bias(float32(1, 2, 3), {token: 1.0})
+@pytest.mark.parametrize(
+    ("mu", "kept"), [(0.5, [1]), (1.1, [1]), (2.1, [1, 3]), (3.5, [0, 1, 3]), (9, [0, 1, 2, 3])]
+)
+def test_mirostat_keeps_what_surprises_at_most_so_much(mu, kept):
+    # 3.06, 1, 6.06 and 2 bits, but for rounding.
+    logits = np.log(float32(0.12, 0.5, 0.015, 0.25))
+    assert filters.mirostat(logits, mu).tolist() == kept
 
 
 @pytest.mark.parametrize(
@@ -141,9 +139,7 @@ def test_logit_bias_outside_the_vocabulary_is_refused(token):
         lambda x: filters.top_p(x, 1.01),
         lambda x: filters.top_p(x, math.nan),
         lambda x: filters.min_p(x, -0.01),
-        lambda x: filters.apply_penalties(
-            x, np.array([0], np.int32), repeat=0, presence=0, frequency=0
-        ),
+        lambda x: filters.typical(x, -0.1),
     ],
 )
 def test_filters_parameter_out_of_range_is_refused(call):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from qllama.errors import SamplingError
-from qllama.generation.sampling import Sampler, SamplingOptions, SamplingParams
+from qllama.generation.options import SamplingOptions, SamplingParams
+from qllama.generation.sampling import Sampler
 
 NOTHING = np.array([], np.int32)
 PROBABILITIES = np.array([0.05, 0.4, 0.02, 0.3, 0.2, 0.03])
@@ -50,6 +51,12 @@ def test_params_options_dict_has_the_same_fields_and_types():
         ("top_k", True, "integer"),
         ("top_p", 1.1, "from 0 up to 1"),
         ("min_p", -0.1, "from 0 up to 1"),
+        ("typical_p", 1.5, "from 0 up to 1"),
+        ("xtc_probability", -1, "from 0 up to 1"),
+        ("dry_base", 0.5, "from 1"),
+        ("dry_sequence_breakers", "abc", "sequence of non-empty strings"),
+        ("dry_sequence_breakers", ["a", ""], "sequence of non-empty strings"),
+        ("mirostat", 1, "0 .off. or 2"),
         ("repeat_penalty", 0, "above 0"),
         ("repeat_last_n", -2, "integer >= -1"),
         ("presence_penalty", math.inf, "finite number"),
@@ -85,6 +92,11 @@ def test_params_later_change_of_the_bias_has_no_effect():
         ({"top_k": 3}, [1, 3, 4]),
         ({"top_p": 0.85}, [1, 3, 4]),
         ({"min_p": 0.11}, [0, 1, 3, 4]),
+        ({"typical_p": 0.45}, [3, 4]),
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.25}, [0, 2, 3, 4, 5]),
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.25, "top_k": 2, "temperature": 2}, [3]),
+        ({"mirostat": 2, "mirostat_tau": 0.9, "mirostat_eta": 0.0}, [1, 3]),
+        ({"mirostat": 2, "mirostat_tau": 9, "mirostat_eta": 0, "temperature": 3}, [*range(6)]),
         ({"temperature": 0.5}, [0, 1, 2, 3, 4, 5]),
         ({"temperature": 3.0, "top_k": 4, "top_p": 0.9, "min_p": 0.6}, [1, 3]),
         ({"logit_bias": {1: -math.inf}}, [0, 2, 3, 4, 5]),
@@ -98,6 +110,8 @@ def test_sample_frequencies_follow_the_filtered_distribution(params, kept):
     count = 4000
     found = np.bincount(draws(sampler(seed=11, **params), count), minlength=LOGITS.size)
     assert found[expected == 0].sum() == 0
+    if len(kept) == 1:
+        return
     ideal = count * expected[kept]
     statistic = float(((found[kept] - ideal) ** 2 / ideal).sum())
     assert statistic < CHI_SQUARE_LIMIT[len(kept) - 1]
@@ -216,3 +230,71 @@ def test_sample_bias_outside_the_vocabulary_is_refused():
 @pytest.mark.filterwarnings("error")
 def test_sample_tiny_temperature_takes_the_likeliest_without_a_warning():
     assert set(draws(sampler(temperature=1e-320, seed=1), 20)) == {int(LOGITS.argmax())}
+
+
+def test_sample_xtc_acts_with_its_probability():
+    params = UNFILTERED | {"xtc_probability": 0.3, "xtc_threshold": 0.25, "top_k": 1, "top_p": 1}
+    always, never = (sampler(seed=2, **params | {"xtc_probability": p}) for p in (1.0, 0.0))
+    assert set(draws(always, 20)) == set(draws(never, 20)) == {1}  # one candidate is left alone
+    some = sampler(seed=2, **params | {"top_k": 2})
+    share = np.mean(np.array(draws(some, 4000)) == 1)
+    # Token 1 has 4/7 of the two where XTC does not act, and nothing where it does.
+    assert abs(share - 0.7 * 4 / 7) < 4 * math.sqrt(0.4 * 0.6 / 4000)
+
+
+@pytest.mark.parametrize("tau", [1.0, 2.0])
+def test_sample_mirostat_holds_the_surprise_near_its_target(tau):
+    rng = np.random.default_rng(3)
+    probabilities = np.sort(rng.dirichlet(np.full(300, 0.2)))[::-1]
+    logits = np.log(probabilities + 1e-9).astype(np.float32)
+    learning = sampler(300, seed=1, **UNFILTERED, mirostat=2, mirostat_tau=tau)
+    assert len(set(draws(learning, 3000, logits))) > 2
+    # Each token moves mu by 0.1 of how far its surprise is off, so this is their mean.
+    assert abs(2 * tau - learning._mu) / (0.1 * 3000) < 0.05
+
+
+def test_sample_processors_come_first_and_see_the_tokens_so_far():
+    seen = []
+
+    def forbid_best(tokens, logits):
+        seen.append(tokens.tolist())
+        changed = logits.copy()
+        changed[logits.argmax()] = -math.inf
+        return changed
+
+    greedy = sampler(
+        temperature=0, logits_processors=[forbid_best, forbid_best], logit_bias={4: 1.0}
+    )
+    assert greedy.sample(LOGITS, np.array([5, 2], np.int32)) == 4
+    assert seen == [[5, 2], [5, 2]]
+    assert LOGITS.argmax() == 1
+
+
+@pytest.mark.parametrize("returned", [None, np.zeros(5, np.float32), np.zeros((1, 6)), [0] * 6])
+def test_sample_processor_that_returns_no_logits_is_refused(returned):
+    odd = sampler(logits_processors=[lambda tokens, logits: returned])
+    with pytest.raises(ValueError, match=r"logits_processors: expected logits of shape \(6,\)"):
+        odd.sample(LOGITS, NOTHING)
+
+
+def test_params_processor_that_cannot_be_called_is_refused():
+    with pytest.raises(ValueError, match=r"logits_processors\[1\]: expected a callable, found 3"):
+        SamplingParams(logits_processors=[len, 3])
+
+
+def test_sample_dry_keeps_from_loops_up_to_a_breaker():
+    history = np.array([1, 3, 4, 1, 3], np.int32)
+    options = {"temperature": 0, "dry_multiplier": 9.0, "logit_bias": {4: 9.0}}
+    assert sampler(**options | {"dry_multiplier": 0.0}).sample(LOGITS, history) == 4
+    assert sampler(**options).sample(LOGITS, history) == 1
+    texts = {3: "a: b"}
+    params = SamplingParams(**options)
+    with_text = Sampler(params, LOGITS.size, lambda token: texts.get(token, "x"))
+    assert with_text.sample(LOGITS, history) == 4
+
+
+def test_sample_dry_counts_the_last_n_tokens():
+    history = np.array([1, 3, 4, 1, 3], np.int32)
+    options = {"temperature": 0, "dry_multiplier": 9.0, "logit_bias": {4: 9.0}}
+    found = [sampler(**options, dry_penalty_last_n=n).sample(LOGITS, history) for n in (4, 5, -1)]
+    assert found == [4, 1, 1]

@@ -106,7 +106,7 @@ def changed(
         When the value is none, or out of range; names the parameter.
     """
     from qllama.generation.draft import Limits
-    from qllama.generation.sampling import SamplingOptions, SamplingParams
+    from qllama.generation.options import SamplingOptions, SamplingParams
 
     result = {**options, parameter.option: parameter.parse(words)}
     # Made to be checked only: the sampler's and the loop's own checks.
