@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from qllama.cli.bench_progress import BenchProgress
+from qllama.cli.completion import complete_model
 from qllama.cli.group import EXIT_INTERRUPTED
 from qllama.cli.loading import compilation_progress, model_path
 from qllama.cli.numbers import Numbers
@@ -52,7 +53,7 @@ def _list_option(
     short_help="Measure speed, and the machine's limits beside it.",
     epilog="Example: qllama bench model.qlm -p 512 -n 64 -d 0,2048 -t 1,2 -o json",
 )
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=complete_model)
 @click.option(
     "-m",
     "--model",

@@ -26,6 +26,7 @@ from qllama.cli.options import (
 from qllama.cli.repl.chat import Chat, OpenedModel
 from qllama.cli.repl.conversation import Conversation
 from qllama.cli.repl.screen import PlainScreen
+from qllama.cli.sections import SectionedCommand
 from qllama.cli.text_input import read_prompt
 from qllama.hub import registry
 
@@ -37,8 +38,15 @@ __all__ = ["command"]
 
 @click.command(
     "chat",
+    cls=SectionedCommand,
     short_help="Talk with a model.",
-    epilog='Example: qllama chat -p "What is the capital of France?"',
+    epilog="""\b
+Examples:
+  qllama chat
+  qllama chat -p "What is the capital of France?"
+  qllama chat -p "What is this about?" -f README.md
+  git log -5 | qllama chat -sys "Sum up in one sentence."
+""",
 )
 @model_argument
 @click.option("-p", "--prompt", metavar="TEXT", help="Answer TEXT and exit; - reads stdin.")

@@ -8,12 +8,14 @@ import click
 
 from qllama.cli.options import DEFAULT_WEIGHT_TYPE, debug_option, source_options, weight_type
 from qllama.cli.progress import ProgressReport, notice
+from qllama.cli.sections import SectionedCommand
 
 __all__ = ["command"]
 
 
 @click.command(
     "convert",
+    cls=SectionedCommand,
     short_help="Convert a checkpoint into a .qlm file.",
     epilog="Example: qllama convert ./Llama-3.2-1B llama.qlm --type q8",
 )

@@ -20,6 +20,7 @@ from qllama.cli.options import (
     runtime_options,
     verbose_option,
 )
+from qllama.cli.sections import SectionedCommand
 from qllama.cli.text_input import read_prompt
 
 if TYPE_CHECKING:
@@ -30,8 +31,13 @@ __all__ = ["command"]
 
 @click.command(
     "generate",
+    cls=SectionedCommand,
     short_help="Continue a text.",
-    epilog='Example: qllama generate -p "Once upon a time" -n 100 --temp 0',
+    epilog="""\b
+Examples:
+  qllama generate -p "Once upon a time" -n 100 --temp 0
+  qllama generate -p - --json < story.txt
+""",
 )
 @model_argument
 @click.option("-p", "--prompt", metavar="TEXT", help="The text to continue; - reads stdin.")

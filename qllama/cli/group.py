@@ -6,6 +6,7 @@ names, not what they do.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import io
 import sys
@@ -16,26 +17,31 @@ from typing import Any, NoReturn
 import click
 
 from qllama.cli.options import Diagnostics
+from qllama.cli.sections import write_sections
 from qllama.errors import QllamaError
 
 __all__ = ["cli", "main", "report_error"]
 
-# In the order that `qllama --help` lists them; each lives in the module of its name.
-COMMANDS = (
-    "pull",
-    "convert",
-    "chat",
-    "generate",
-    "list",
-    "show",
-    "rm",
-    "inspect",
-    "verify",
-    "tokenize",
-    "bench",
-    "perplexity",
-    "warmup",
-)
+# As `qllama --help` lists them; each lives in the module of its name.
+_HEADINGS = {
+    "Daily use": ("chat", "generate", "pull", "list", "show", "rm"),
+    "Models": ("convert", "inspect", "verify", "tokenize"),
+    "Measuring": ("bench", "perplexity", "warmup"),
+}
+COMMANDS = tuple(name for names in _HEADINGS.values() for name in names)
+# What they are called in other programs.
+_ELSEWHERE = {
+    "run": "chat",
+    "complete": "generate",
+    "ls": "list",
+    "info": "show",
+    "delete": "rm",
+    "remove": "rm",
+    "download": "pull",
+    "get": "pull",
+    "quantize": "convert",
+    "ppl": "perplexity",
+}
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -56,6 +62,29 @@ class CommandGroup(click.Group):
         command = importlib.import_module(f"qllama.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that `args` begin with, in `ctx`; a wrong one brings the nearest."""
+        name = args[0]
+        if not name.startswith("-") and name not in COMMANDS:
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            meant = _ELSEWHERE.get(name) or (near[0] if near else None)
+            hint = f" Did you mean 'qllama {meant}'?" if meant else ""
+            raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands into the `formatter` of a help page; `ctx` is the group's."""
+        room = formatter.width - 6 - max(map(len, COMMANDS))
+        commands = {name: self.get_command(ctx, name) for name in COMMANDS}
+        records = {
+            name: (name, command.get_short_help_str(room))
+            for name, command in commands.items()
+            if command is not None
+        }
+        write_sections(formatter, "Commands", _HEADINGS, records)
 
     def main(  # type: ignore[override]  # it never returns: every way out is an exit code
         self, args: Sequence[str] | None = None, prog_name: str | None = "qllama", **extra: Any
@@ -138,18 +167,27 @@ def _never_fail_on_unencodable_output() -> None:
 @click.group(
     cls=CommandGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog='Example: qllama chat -p "What is the capital of France?"',
+    epilog="""\b
+Examples:
+  qllama chat
+  qllama chat -p "What is the capital of France?"
+""",
 )
 @click.version_option(package_name="qllama", message="%(prog)s %(version)s")
 def cli() -> None:
     """Run Llama-family language models on ordinary CPUs.
 
-    MODEL is a .qlm file, a checkpoint, or a name that `qllama pull` knows. Without
-    MODEL, commands use smollm2-135m and fetch it on first use.
+    MODEL is a .qlm file, a checkpoint, a name that `qllama pull` knows or `qllama list`
+    shows, or org/name on the Hugging Face hub. Without MODEL, commands use smollm2-135m
+    and fetch it on first use.
 
     Answers go to stdout, progress and errors to stderr. The exit code is 0 when all is
     done, 1 after an error (told in one line) or when the reader of stdout has left, 2
     for wrong usage and 130 after Ctrl-C.
+
+    QLLAMA_CACHE_DIR names the directory for models and compiled kernels, HF_TOKEN and
+    HF_ENDPOINT are the Hugging Face hub's, and NO_COLOR leaves colours out. Each command
+    explains itself: qllama COMMAND --help.
     """
 
 

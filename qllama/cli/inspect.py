@@ -12,6 +12,7 @@ import click
 from qllama.cli.loading import model_path
 from qllama.cli.options import debug_option, model_argument, source_options
 from qllama.cli.progress import ProgressReport
+from qllama.cli.sections import SectionedCommand
 
 if TYPE_CHECKING:
     from converter.sources.options import SourceOptions
@@ -22,6 +23,7 @@ __all__ = ["command"]
 
 @click.command(
     "inspect",
+    cls=SectionedCommand,
     short_help="Show what a model is, and what it takes to run.",
     epilog="Example: qllama inspect model.qlm -c 8192 --format markdown",
 )

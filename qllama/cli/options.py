@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from qllama.cli.completion import complete_model
 from qllama.config import DEFAULT_N_BATCH
 
 if TYPE_CHECKING:
@@ -144,12 +145,13 @@ chat_template_option = click.option(
 def model_argument(command: _Command) -> _Command:
     """Give `command` MODEL as first argument or as -m/--model; it receives `model`."""
 
-    @click.argument("model", required=False)
+    @click.argument("model", required=False, shell_complete=complete_model)
     @click.option(
         "-m",
         "--model",
         "model_option",
         metavar="MODEL",
+        shell_complete=complete_model,
         help="The same as the argument MODEL.  [default: smollm2-135m, fetched on first use]",
     )
     @functools.wraps(command)

@@ -23,7 +23,7 @@ __all__ = ["command"]
 
 @click.command(
     "perplexity",
-    short_help="Measure how well a model predicts a text, or how near it is to another.",
+    short_help="Measure how well a model predicts a text.",
     epilog="Example: qllama perplexity model-q4.qlm -f wiki.test.raw --kl-base model-f16.qlm",
 )
 @model_argument

@@ -15,7 +15,11 @@ __all__ = ["command"]
 @click.command(
     "pull",
     short_help="Fetch models and convert them into the cache.",
-    epilog="Example: qllama pull smollm2-135m --type q8",
+    epilog="""\b
+Examples:
+  qllama pull smollm2-135m --type q8
+  qllama pull org/name org/other:q8_0
+""",
 )
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option(

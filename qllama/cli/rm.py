@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from qllama.cli.completion import complete_cached
 from qllama.cli.inspection.tables import human_size
 from qllama.cli.options import debug_option
 from qllama.cli.progress import notice
@@ -18,7 +19,7 @@ __all__ = ["command"]
     short_help="Remove models from the cache.",
     epilog="Example: qllama rm smollm2-135m-q8",
 )
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_cached)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @debug_option
 def command(names: tuple[str, ...], yes: bool) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qllama.cli.options import DEFAULT_WEIGHT_TYPE, debug_option, model_argument
+from qllama.cli.completion import complete_cached
+from qllama.cli.options import DEFAULT_WEIGHT_TYPE, debug_option
 
 if TYPE_CHECKING:
     from qllama.cli.inspection.subject import Subject
@@ -23,14 +24,14 @@ __all__ = ["command"]
     short_help="Show a short card of a model.",
     epilog="Example: qllama show smollm2-135m",
 )
-@model_argument
+@click.argument("model", required=False, shell_complete=complete_cached)
 @click.option("--template", is_flag=True, help="Print the model's chat template, and only that.")
 @debug_option
 def command(model: str | None, template: bool) -> None:
-    """Show what MODEL is, and how `qllama chat` runs it: nothing is fetched or converted.
+    """Show what MODEL is, and how `qllama chat` runs it.
 
-    MODEL is a .qlm file or a model of the cache. `qllama inspect` shows more, also of a
-    checkpoint.
+    MODEL is a .qlm file or a model of the cache (default smollm2-135m); nothing is fetched
+    or converted for it. `qllama inspect` shows more, also of a checkpoint.
     """
     from qllama.cli.inspection.subject import subject_of_file
     from qllama.cli.inspection.tables import as_table, terminal

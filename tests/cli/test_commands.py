@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -33,11 +34,29 @@ def test_group_help_lists_every_command(run):
     assert all(f"\n  {name} " in result.stdout for name in COMMANDS)
 
 
+def test_group_help_fits_a_line_for_each_command(run):
+    lines = run("--help").stdout.splitlines()
+    first = next(i for i, line in enumerate(lines) if line == "Daily use:")
+    last = lines.index("  Examples:")
+    listed = [line.split()[0] for line in lines[first:last] if line.startswith("  ")]
+    assert tuple(listed) == COMMANDS
+
+
+def test_command_help_shows_every_option_once_under_headings(run):
+    lines = run("chat", "--help").stdout.splitlines()
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["Options:", "Sampling:", "Resources:", "Other:"]
+    for flag in ("--prompt", "--temp", "--threads", "--help"):
+        assert sum(f"{flag} " in line + " " for line in lines if line.startswith("  -")) == 1
+    sampling = lines.index("Sampling:")
+    assert any(line.startswith("  --temp ") for line in lines[sampling:])
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_help_has_an_example_and_explains_every_option(run, name):
     result = run(name, "--help")
     assert result.exit_code == 0
-    assert f"Example: qllama {name}" in result.stdout
+    assert re.search(rf"Examples?:\s+qllama {name}\b", result.stdout)
     for option in get_command(name).params:
         if isinstance(option, click.Option):
             assert option.help, option.name
@@ -66,7 +85,9 @@ def test_group_version_names_the_program(run):
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (["nonsense"], "No such command 'nonsense'"),
+        (["nonsense"], "No such command 'nonsense'. Try"),
+        (["run", "model.qlm"], "No such command 'run'. Did you mean 'qllama chat'?"),
+        (["inspekt"], "No such command 'inspekt'. Did you mean 'qllama inspect'?"),
         (["chat", "--tmep", "1"], "No such option '--tmep'"),
         (["chat", "--temp", "hot"], "'hot' is not a valid float"),
         (["chat", "--top-p", "1.5"], "--top-p"),
