@@ -147,6 +147,13 @@ def test_chat_uses_the_template_of_the_model(load):
     assert "".join(llm.chat(QUESTION, stream=True, temperature=0)) == "Hello"
 
 
+def test_tokenize_chat_gives_what_chat_evaluates(load):
+    llm = load()
+    ids = llm.tokenize_chat(QUESTION)
+    assert ids == RENDERED
+    assert llm.chat(QUESTION, max_tokens=0).prompt_tokens == len(ids)
+
+
 def test_chat_template_that_writes_bos_never_leads_to_two(load):
     tokenizer = ByteTokenizer(add_bos_token=True, chat_template="{{ bos_token }}" + CHAT_TEMPLATE)
     llm = load({(BOS, *RENDERED): "Hello"}, tokenizer=tokenizer)

@@ -329,14 +329,27 @@ class Llama(OpenModel):
         TypeError, ValueError
             When an option is unknown or out of range, or a message incomplete.
         """
-        check_messages(messages)
-        if self._chat_template is None:
-            self._chat_template = ChatTemplate.of(self._tokenizer)
-        prompt = self._chat_template.render(messages)
+        prompt = self._render(messages)
         ids = self._transcript.encode(prompt)
         answer = self._generator.start(ids, **options)
         self._transcript.remember(prompt, ids, answer)
         return answer if stream else answer.completion()
+
+    def tokenize_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Return the token ids that `chat` would evaluate before it answers.
+
+        Parameters
+        ----------
+        messages : sequence of mapping
+            As in `chat`, which says what is raised.
+        """
+        return self._transcript.encode(self._render(messages))
+
+    def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        check_messages(messages)
+        if self._chat_template is None:
+            self._chat_template = ChatTemplate.of(self._tokenizer)
+        return self._chat_template.render(messages)
 
     def achat(
         self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]

@@ -25,6 +25,7 @@ from qllama.cli.options import (
 )
 from qllama.cli.repl.chat import Chat, OpenedModel
 from qllama.cli.repl.conversation import Conversation
+from qllama.cli.repl.overflow import DEFAULT_POLICY, POLICIES
 from qllama.cli.repl.screen import PlainScreen
 from qllama.cli.sections import SectionedCommand
 from qllama.cli.text_input import read_prompt
@@ -54,6 +55,14 @@ Examples:
 @click.option("-sys", "--system", metavar="TEXT", help="System message.  [default: the model's]")
 @chat_template_option
 @generation_options
+@click.option(
+    "--on-overflow",
+    type=click.Choice(POLICIES),
+    default=DEFAULT_POLICY,
+    show_default=True,
+    help="When a session no longer fits the context window: forget the oldest turns and go on, "
+    "cut what is too long, or refuse. It is always said.",
+)
 @runtime_options
 @json_option
 @verbose_option
@@ -65,6 +74,7 @@ def command(
     system: str | None,
     chat_template: Path | None,
     options: GenerationOptions,
+    on_overflow: str,
     runtime: RuntimeOptions,
     as_json: bool,
     verbose: bool,
@@ -104,7 +114,7 @@ def command(
     from qllama.cli.repl.line_editor import line_reader
     from qllama.cli.repl.loop import talk
 
-    chat = Chat(opened, open_model, PlainScreen(), verbose=verbose)
+    chat = Chat(opened, open_model, PlainScreen(), on_overflow=on_overflow, verbose=verbose)
     talk(chat, line_reader(chat))
 
 

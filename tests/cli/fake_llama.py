@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from qllama.errors import QllamaError
+from qllama.errors import ContextLengthError, QllamaError, StateError
 from qllama.generation.results import Piece, Timings
 from qllama.hub import registry
 
@@ -43,6 +43,9 @@ class FakeLlama:
         self.chat_template: Any = "{{ messages }}"
         self.n_ctx = 100
         self.closed = False
+        self.state: bytes | None = None
+        """What was loaded."""
+        self.refuses_states = False
 
     def load(self, model: Any, runtime: Any) -> FakeLlama:
         self.loaded.append((model, runtime))
@@ -54,8 +57,21 @@ class FakeLlama:
         self, messages: Any, *, stream: bool, on_progress: Any = None, **options: Any
     ) -> FakeStream:
         assert stream
+        if (n_tokens := len(self.tokenize_chat(messages))) > self.n_ctx:
+            raise ContextLengthError(f"{n_tokens} tokens do not fit {self.n_ctx}")
         self.calls.append(([dict(message) for message in messages], options))
         return FakeStream(next(self._answers), self._delay)
+
+    def tokenize_chat(self, messages: Any) -> list[int]:
+        return [ord(c) for message in messages for c in "\0" + message["content"]]
+
+    def save_state(self) -> bytes:
+        return b"the state"
+
+    def load_state(self, state: memoryview) -> None:
+        if self.refuses_states:
+            raise StateError("state: it is of another model")
+        self.state = bytes(state)
 
     def tokenize(self, text: str, add_bos: bool = True) -> list[int]:
         return [ord(character) for character in text]
@@ -66,7 +82,9 @@ class FakeLlama:
     def close(self) -> None:
         self.closed = True
 
-    def generate(self, prompt: str, *, stream: bool, **options: Any) -> FakeStream:
+    def generate(
+        self, prompt: Any, *, stream: bool, on_progress: Any = None, **options: Any
+    ) -> FakeStream:
         assert stream
         self.calls.append((prompt, options))
         return FakeStream(next(self._answers), self._delay)

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qllama.cli.interrupts import ctrl_c_cancels
+from qllama.cli.repl.asking import Asking
 from qllama.cli.repl.conversation import Conversation, Turn
+from qllama.cli.repl.overflow import DEFAULT_POLICY
 from qllama.cli.statistics import statistics_table
-from qllama.errors import QllamaError
 
 if TYPE_CHECKING:
     from qllama.api import Llama
     from qllama.cli.repl.screen import Screen
     from qllama.generation.generator import GenerationOptions
-    from qllama.generation.results import Piece, Timings
+    from qllama.generation.results import Timings
 
 __all__ = ["Chat", "OpenModel", "OpenedModel"]
 
@@ -60,6 +60,8 @@ class Chat:
         Opens others.
     screen : Screen
         Shows answers and remarks.
+    on_overflow : str
+        One of `overflow.POLICIES`.
     verbose : bool
         Print statistics after each answer.
 
@@ -72,19 +74,29 @@ class Chat:
     options : GenerationOptions
         Of the next answer.
     screen : Screen
+    on_overflow : str
     verbose : bool
     remembers : bool
         Whether what is typed is kept for later sessions.
     attached : str
         Text that goes before the next question.
+    n_used : int
+        Tokens of the context window that the conversation takes.
     timings : Timings or None
         Of the last answer.
     """
 
     def __init__(
-        self, opened: OpenedModel, open_model: OpenModel, screen: Screen, *, verbose: bool = False
+        self,
+        opened: OpenedModel,
+        open_model: OpenModel,
+        screen: Screen,
+        *,
+        on_overflow: str = DEFAULT_POLICY,
+        verbose: bool = False,
     ) -> None:
         self.screen = screen
+        self.on_overflow = on_overflow
         self.verbose = verbose
         self.remembers = True
         self._open_model = open_model
@@ -92,25 +104,23 @@ class Chat:
 
     def _take(self, opened: OpenedModel) -> None:
         self.name, self.llm, self.options = opened.name, opened.llm, opened.options
-        self.conversation = Conversation(opened.system)
-        self.attached = ""
         self.timings: Timings | None = None
-
-    @property
-    def n_used(self) -> int:
-        """Tokens of the context window that the last answer left taken."""
-        if self.timings is None or not self.conversation.turns:
-            return 0
-        return self.timings.prompt_tokens + self.timings.completion_tokens
+        self.resume(Conversation(opened.system))
 
     @property
     def status(self) -> str:
         """How full the context window is and how fast the last answer came, in one line."""
-        n_used, n_ctx = self.n_used, self.llm.n_ctx
-        parts = [self.name, f"context {n_used}/{n_ctx} ({n_used / n_ctx:.0%})"]
+        n_ctx = self.llm.n_ctx
+        parts = [self.name, f"context {self.n_used}/{n_ctx} ({self.n_used / n_ctx:.0%})"]
         if self.timings is not None:
             parts.append(f"{self.timings.completion_rate:.1f} tokens/s")
         return " · ".join(parts)
+
+    def resume(self, conversation: Conversation) -> None:
+        """Go on with another `conversation`."""
+        self.conversation = conversation
+        self.attached = ""
+        self._count()
 
     def load(self, name: str) -> None:
         """Talk with another model from now on, and begin anew.
@@ -143,13 +153,14 @@ class Chat:
 
     def clear(self) -> None:
         """Forget everything but the system message."""
-        self.conversation.turns.clear()
-        self.attached = ""
+        self.resume(Conversation(self.conversation.system))
 
     def undo(self) -> str | None:
         """Take the last turn back and return its question; None when there is none."""
         turns = self.conversation.turns
-        return turns.pop().question if turns else None
+        question = turns.pop().question if turns else None
+        self._count()
+        return question
 
     def ask(self, text: str) -> None:
         """Answer `text`; what was said before a Ctrl-C or an error stays said.
@@ -160,32 +171,15 @@ class Chat:
             The question; attached texts go before it.
         """
         question, self.attached = self.attached + text, ""
-        answer: list[Piece] = []
-        try:
-            reply = self.screen.reply()
-            options = self.options.copy()
-            options["on_progress"] = reply.progress
-            stream = self.llm.chat(self.conversation.messages(question), stream=True, **options)
-            with reply, ctrl_c_cancels(stream):
-                for piece in stream:
-                    # Kept before it is shown: an interrupt in between must not lose it.
-                    answer.append(piece)
-                    reply.write(piece)
-        except KeyboardInterrupt:
-            pass
-        except (QllamaError, ValueError) as error:
-            self.screen.say(f"error: {error}")
-        if said := "".join(answer):
-            self.conversation.turns.append(Turn(question, said))
-        if answer:
-            self._remark(answer[-1])
+        asking = Asking(self.llm, self.conversation, self.options, self.on_overflow)
+        asking.ask(question, self.screen)
+        if asking.answer:
+            self.conversation.turns.append(Turn(asking.question, asking.answer))
+        if asking.timings is not None:
+            self.timings, self.n_used = asking.timings, asking.n_used
+            if self.verbose:
+                self.screen.say(f"{statistics_table(asking.timings)}\n")
 
-    def _remark(self, last: Piece) -> None:
-        """Say what an answer that ended with `last` does not say itself."""
-        if last.timings is None:
-            return
-        self.timings = last.timings
-        if last.finish_reason == "length" and self.options.get("max_tokens") == -1:
-            self.screen.say("Stopped because the context window is full; -c sets its size.")
-        if self.verbose:
-            self.screen.say(f"{statistics_table(last.timings)}\n")
+    def _count(self) -> None:
+        messages = self.conversation.messages()
+        self.n_used = len(self.llm.tokenize_chat(messages)) if self.conversation.turns else 0

@@ -15,7 +15,8 @@ import click
 
 from qllama.cli.repl import setting, showing
 from qllama.cli.repl.parameters import PARAMETERS
-from qllama.cli.repl.wording import table, unknown
+from qllama.cli.repl.session_file import restore_session, save_session
+from qllama.cli.repl.wording import counted, table, unknown
 from qllama.cli.text_input import read_file
 from qllama.errors import QllamaError
 
@@ -150,6 +151,23 @@ def _load(chat: Chat, name: str) -> None:
     chat.load(name)
 
 
+def _save(chat: Chat, name: str) -> None:
+    path = Path(name).expanduser()
+    n_bytes = save_session(path, chat.conversation, chat.llm, chat.name)
+    chat.screen.say(
+        f"Saved the session to '{name}' ({counted(len(chat.conversation.turns), 'turn')}, "
+        f"{n_bytes / 1e6:.1f} MB)"
+    )
+
+
+def _restore(chat: Chat, name: str) -> None:
+    chat.resume(restore_session(Path(name).expanduser(), chat.llm))
+    chat.screen.say(
+        f"Restored the session from '{name}' ({counted(len(chat.conversation.turns), 'turn')}, "
+        f"{counted(chat.n_used, 'token')})"
+    )
+
+
 def _clear(chat: Chat, _: str) -> None:
     chat.clear()
     chat.screen.say("Cleared session context")
@@ -183,7 +201,7 @@ def _read(chat: Chat, name: str) -> None:
     chat.attached += text.rstrip("\n") + "\n\n"
     n_tokens = len(chat.llm.tokenize(text, add_bos=False))
     chat.screen.say(
-        f"Loaded text from '{name}' ({n_tokens} tokens); it goes with your next message."
+        f"Loaded text from '{name}' ({counted(n_tokens, 'token')}); it goes with your next message."
     )
 
 
@@ -191,7 +209,7 @@ def _tokens(chat: Chat, text: str) -> None:
     ids = chat.llm.tokenize(text, add_bos=False)
     pieces = [chat.llm.detokenize([token], special=True) for token in ids]
     lines = [f"  {token:>6}  {piece!r}" for token, piece in zip(ids, pieces, strict=True)]
-    chat.screen.say("\n".join([f"{len(ids)} tokens", *lines]))
+    chat.screen.say("\n".join([counted(len(ids), "token"), *lines]))
 
 
 def _leave(_chat: Chat, _: str) -> None:
@@ -209,6 +227,8 @@ COMMANDS = (
     Command(("/set",), "...", "Set session variables", setting.set_variable, _SET_WORDS),
     Command(("/show",), "...", "Show model information", showing.show, _SHOW_WORDS),
     Command(("/load",), "<model>", "Load another model and begin anew", _load, takes_file=True),
+    Command(("/save",), "<file>", "Save the session and its KV cache", _save, takes_file=True),
+    Command(("/restore",), "<file>", "Go on with a saved session", _restore, takes_file=True),
     Command(("/clear",), "", "Clear session context, but not the system message", _clear),
     Command(("/undo",), "", "Take the last question and its answer back", _undo),
     Command(("/regen",), "", "Answer the last question again", _regenerate),

@@ -47,10 +47,18 @@ class Conversation:
     system: str | None = None
     turns: list[Turn] = field(default_factory=list)
 
-    def messages(self, question: str | None = None) -> list[Message]:
-        """Return everything said, and `question` after it, as chat templates take it."""
+    def messages(self, question: str | None = None, *, skip: int = 0) -> list[Message]:
+        """Return what was said as chat templates take it.
+
+        Parameters
+        ----------
+        question : str, optional
+            Said after it.
+        skip : int
+            So many of the oldest turns are left out.
+        """
         messages = opening_messages(self.system)
-        for turn in self.turns:
+        for turn in self.turns[skip:]:
             messages.append({"role": "user", "content": turn.question})
             messages.append({"role": "assistant", "content": turn.answer})
         if question is not None:

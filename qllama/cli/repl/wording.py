@@ -5,10 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-__all__ = ["QUOTES", "is_open", "table", "unknown", "unquoted"]
+__all__ = ["QUOTES", "counted", "is_open", "table", "unknown", "unquoted"]
 
 QUOTES = '"""'
 """Begins and ends a text of several lines."""
+
+
+def counted(n: int, noun: str) -> str:
+    """Return `n` and a `noun` whose plural ends in s."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:

@@ -41,6 +41,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Played]:
         *keys: str | BaseException,
         system: str | None = None,
         verbose: bool = False,
+        on_overflow: str = "shift",
         open_model: Any = None,
         **options: Any,
     ) -> Played:
@@ -57,7 +58,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Played]:
 
         options = {"max_tokens": -1, "seed": 1, **options}
         opened = OpenedModel("fake", llm, system, options)
-        chat = Chat(opened, open_model, PlainScreen(), verbose=verbose)
+        chat = Chat(opened, open_model, PlainScreen(), on_overflow=on_overflow, verbose=verbose)
         talk(chat, read_line)
         return Played("".join(shown), "".join(answers), chat, chat.conversation.messages())
 

@@ -30,18 +30,20 @@ def test_help_lists_every_command(play):
 
 HELP = '''\
 Available Commands:
-  /set ...        Set session variables
-  /show ...       Show model information
-  /load <model>   Load another model and begin anew
-  /clear          Clear session context, but not the system message
-  /undo           Take the last question and its answer back
-  /regen          Answer the last question again
-  /edit           Edit the last question in $EDITOR and ask it anew
-  /read <file>    Put a file before the next message
-  /tokens <text>  Show the tokens of a text
-  /bye, /exit     Exit
-  /?, /help       Help for a command
-  /? shortcuts    Help for keyboard shortcuts
+  /set ...         Set session variables
+  /show ...        Show model information
+  /load <model>    Load another model and begin anew
+  /save <file>     Save the session and its KV cache
+  /restore <file>  Go on with a saved session
+  /clear           Clear session context, but not the system message
+  /undo            Take the last question and its answer back
+  /regen           Answer the last question again
+  /edit            Edit the last question in $EDITOR and ask it anew
+  /read <file>     Put a file before the next message
+  /tokens <text>   Show the tokens of a text
+  /bye, /exit      Exit
+  /?, /help        Help for a command
+  /? shortcuts     Help for keyboard shortcuts
 
 Use """ to begin a multi-line message.
 

@@ -1,0 +1,165 @@
+"""Session files: a conversation and the model's state after it, so that it resumes at once.
+
+Owns the container, which is the transcript as JSON and then a state file
+(`docs/state.md`). Whatever a file says is checked before any of it is used.
+
+    8 bytes   magic
+    u32       version, 1
+    u32       bytes of JSON
+    u32       CRC-32 of the JSON
+    JSON      {"model", "system", "turns": [[question, answer], ...]}, UTF-8
+    state     to the end of the file
+
+Integers are little-endian.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import struct
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from qllama.cli.repl.conversation import Conversation, Turn
+from qllama.errors import StateError
+from qllama.format import strict_json
+from qllama.format.partial import PartialFile
+
+if TYPE_CHECKING:
+    from qllama.api import Llama
+
+__all__ = ["restore_session", "save_session"]
+
+MAGIC = b"\x89QLC\r\n\x1a\n"
+VERSION = 1
+_HEADER = struct.Struct("<8sIII")
+_MAX_JSON = 1 << 26
+_FIELDS = ("model", "system", "turns")
+
+
+def save_session(path: Path, conversation: Conversation, llm: Llama, model: str) -> int:
+    """Write a session file; it is whole or not there.
+
+    Parameters
+    ----------
+    path : Path
+        A file there is replaced.
+    conversation : Conversation
+    llm : Llama
+        The model that answered, after its last answer.
+    model : str
+        Its name, for people.
+
+    Returns
+    -------
+    int
+        Bytes of the file.
+
+    Raises
+    ------
+    ConversionError
+        When the operating system refuses.
+    """
+    turns = [[turn.question, turn.answer] for turn in conversation.turns]
+    text = strict_json.dump({"model": model, "system": conversation.system, "turns": turns})
+    header = _HEADER.pack(MAGIC, VERSION, len(text), zlib.crc32(text))
+    parts = (header, text, llm.save_state())
+    n_bytes = sum(map(len, parts))
+    file = PartialFile(path, n_bytes)
+    try:
+        for part in parts:
+            file.write(part)
+        file.commit()
+    finally:
+        file.discard()
+    return n_bytes
+
+
+def restore_session(path: Path, llm: Llama) -> Conversation:
+    """Read a session file and have the model hold what it held.
+
+    Parameters
+    ----------
+    path : Path
+    llm : Llama
+        The same model; where this raises, it is as it was.
+
+    Raises
+    ------
+    StateError
+        When the file is damaged, no session, or one of another model.
+    OSError
+        When it cannot be read.
+    """
+    with path.open("rb") as file:
+        try:
+            conversation, n_before = _read_transcript(file)
+            # Mapped: a state of another model is refused by its header, however large.
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                _load_state(llm, data, n_before)
+        except StateError as error:
+            raise StateError(f"{path}: {error}") from None
+    return conversation
+
+
+def _load_state(llm: Llama, data: mmap.mmap, start: int) -> None:
+    with memoryview(data) as whole, whole[start:] as state:
+        llm.load_state(state)
+
+
+def _read_transcript(file: BinaryIO) -> tuple[Conversation, int]:
+    """Return the conversation, and how many bytes stand before the state."""
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise StateError("not a session: expected a regular file; give what /save made")
+    header = file.read(_HEADER.size)
+    if header[: len(MAGIC)] != MAGIC or len(header) < _HEADER.size:
+        raise StateError(
+            f"not a session: expected it to start with {MAGIC!r}, "
+            f"found {header[: len(MAGIC)]!r}; give what /save made"
+        )
+    _, version, n_json, checksum = _HEADER.unpack(header)
+    if version != VERSION:
+        raise StateError(f"version: expected {VERSION}, found {version}; save the session anew")
+    n_left = status.st_size - _HEADER.size
+    if n_json > min(_MAX_JSON, n_left):
+        raise StateError(
+            f"transcript: expected at most {min(_MAX_JSON, n_left)} bytes, found {n_json}: "
+            "it is damaged; save the session anew"
+        )
+    text = file.read(n_json)
+    if zlib.crc32(text) != checksum:
+        raise StateError(
+            f"transcript: expected checksum {checksum:08x}, found {zlib.crc32(text):08x}: "
+            "it is damaged; save the session anew"
+        )
+    try:
+        return _conversation(strict_json.load(text)), _HEADER.size + n_json
+    except ValueError as error:
+        raise StateError(f"transcript: {error}") from None
+
+
+def _conversation(data: Any) -> Conversation:
+    """Check what the JSON says.
+
+    Raises
+    ------
+    ValueError
+        Names the field.
+    """
+    if not isinstance(data, dict) or sorted(data) != sorted(_FIELDS):
+        raise ValueError(f"expected an object of {', '.join(_FIELDS)}")
+    if not isinstance(data["model"], str) or not isinstance(data["system"], str | None):
+        raise ValueError("model and system: expected texts")
+    if not isinstance(data["turns"], list):
+        raise ValueError("turns: expected a list")
+    turns = []
+    for i, turn in enumerate(data["turns"]):
+        is_pair = isinstance(turn, list) and len(turn) == 2
+        if not is_pair or not all(isinstance(text, str) and text for text in turn):
+            raise ValueError(f"turns[{i}]: expected a question and an answer")
+        turns.append(Turn(*turn))
+    return Conversation(data["system"], turns)
