@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.hashing import SourceHashes
+from converter.importance import Importance, read_importance
 from converter.naming import default_out_path
 from converter.page_cache import dropped_when_read
 from converter.quality import Quality
@@ -52,12 +53,13 @@ def plan(
     options: SourceOptions = _AS_FOUND,
     adapters: _Adapters = (),
     tensor_types: Sequence[Rule] = (),
+    importance: _AnyPath | None = None,
 ) -> ConversionPlan:
     """Say what `convert` would make; whether there is room for it, the caller may ask.
 
     Parameters
     ----------
-    source_path, out_path, type, options, adapters, tensor_types
+    source_path, out_path, type, options, adapters, tensor_types, importance
         As for `convert`.
 
     Raises
@@ -66,7 +68,7 @@ def plan(
         As `convert` before it reads weights.
     """
     recipe = preset(type).with_overrides(tensor_types)
-    job = _Job.prepare(Path(source_path), out_path, recipe, options, adapters)
+    job = _Job.prepare(Path(source_path), out_path, recipe, options, adapters, importance)
     return job.plan(job.writer(job.provenance({})).file_size)
 
 
@@ -78,6 +80,7 @@ def convert(
     options: SourceOptions = _AS_FOUND,
     adapters: _Adapters = (),
     tensor_types: Sequence[Rule] = (),
+    importance: _AnyPath | None = None,
     on_progress: OnProgress | None = None,
     n_threads: int | None = None,
     sha256: str | None = None,
@@ -102,6 +105,8 @@ def convert(
         weights are multiplied by beside its own.
     tensor_types : sequence of Rule
         Weight types of matrices by name, before those of the preset.
+    importance : path or None
+        A file of `converter.importance`: quantizing spends precision on columns that matter.
     on_progress : callable or None
         An exception that it raises stops the conversion and leaves no file.
     n_threads : int or None
@@ -127,7 +132,7 @@ def convert(
     report = on_progress or silent
     n_threads = n_threads or default_n_threads()
     recipe = preset(type).with_overrides(tensor_types)
-    job = _Job.prepare(Path(source_path), out_path, recipe, options, adapters)
+    job = _Job.prepare(Path(source_path), out_path, recipe, options, adapters, importance)
     source, name = job.source, job.path.name
     known = {source.files[0]: sha256} if sha256 and len(source.files) == 1 else {}
     # Every hash has the same length, so the layout is known before the source's own are.
@@ -135,7 +140,11 @@ def convert(
     writer.check_target()
     _prepare_quantizers(job, report)
     total = sum(t.n_bytes for t in source.tensors.values())
-    slabs = (slab for s in job.specs for slab in slabs_of(source.tensors[s.name], s))
+    slabs = (
+        slab
+        for s in job.specs
+        for slab in slabs_of(source.tensors[s.name], s, job.importance_of(s.name))
+    )
     reads = {file: 1 if file in known else 2 for file in source.files}
     with writer, dropped_when_read(reads), SourceHashes(source.files, known) as hashes:
         done = 0
@@ -170,6 +179,7 @@ class _Job:
     source: CheckpointSource
     recipe: Recipe
     specs: Sequence[TensorSpec]
+    importance: Importance | None
 
     @classmethod
     def prepare(
@@ -179,6 +189,7 @@ class _Job:
         recipe: Recipe,
         options: SourceOptions,
         adapters: _Adapters,
+        importance: _AnyPath | None,
     ) -> _Job:
         out = default_out_path(path, recipe.name) if out_path is None else Path(out_path)
         source = open_source(path, options)
@@ -194,7 +205,12 @@ class _Job:
         specs = [
             TensorSpec(name, type, shapes[name]) for name, type in recipe.types(shapes).items()
         ]
-        return cls(path, out, source, recipe, specs)
+        weighing = None if importance is None else read_importance(Path(importance), shapes)
+        return cls(path, out, source, recipe, specs, weighing)
+
+    def importance_of(self, name: str) -> npt.NDArray[np.float32] | None:
+        """Importance of the columns of the matrix `name`, as far as it is known."""
+        return None if self.importance is None else self.importance.columns.get(name)
 
     def writer(self, provenance: dict[str, Any]) -> QlmWriter:
         tokenizer, blob = self.source.tokenizer
@@ -215,6 +231,7 @@ class _Job:
             "files": files,
             "origin": origin,
             "qllama": _qllama_version(),
+            **({} if self.importance is None else {"importance": self.importance.provenance}),
             **self.source.provenance,
         }
 
@@ -262,14 +279,14 @@ def _prepare_quantizers(job: _Job, report: OnProgress) -> None:
     """Compile before the first slab, so that the user sees what takes the seconds."""
     quantized = sorted(
         {
-            s.type
+            (s.type, job.importance_of(s.name) is not None)
             for s in job.specs
             if len(s.shape) == 2 and carried_type(job.source.tensors[s.name], s) is None
         }
     )
-    for done, type_name in enumerate(quantized):
+    for done, (type_name, weighted) in enumerate(quantized):
         report("preparing the quantizers", done, len(quantized))
-        prepare(type_name)
+        prepare(type_name, weighted)
     report("preparing the quantizers", len(quantized), len(quantized))
 
 

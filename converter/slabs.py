@@ -46,12 +46,19 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Slab:
-    """Rows start..stop-1 of a tensor, a whole number of tiles unless they are its last."""
+    """Rows start..stop-1 of a tensor, a whole number of tiles unless they are its last.
+
+    Parameters
+    ----------
+    importance : float32, (k,), or None
+        Of the tensor's columns, as `quantize` takes it.
+    """
 
     tensor: SourceTensor
     spec: TensorSpec
     start: int
     stop: int
+    importance: npt.NDArray[np.float32] | None = None
 
     @property
     def n_source_bytes(self) -> int:
@@ -79,7 +86,7 @@ class Slab:
                 return Encoded(scaled.pack(*scaled.from_ggml_blocks(blocks)))
             values = self.tensor.read(self.start, self.stop)
             if values.ndim == 2:
-                data = quantize(self.spec.type, values, 1)
+                data = quantize(self.spec.type, values, 1, self.importance)
                 return Encoded(data, quantization_error(self.spec.type, values, data))
             if not np.isfinite(values).all():
                 raise ConversionError("expected finite numbers, found a NaN or an infinity")
@@ -93,21 +100,40 @@ def carried_type(tensor: SourceTensor, spec: TensorSpec) -> BlockType | None:
     return tensor.block_type if tensor.block_type == spec.type else None
 
 
-def prepare(type_name: str) -> None:
-    """Have the quantizer of a type ready: the first time on a machine it is compiled."""
+def prepare(type_name: str, weighted: bool) -> None:
+    """Have the quantizer of a type ready: the first time on a machine it is compiled.
+
+    Parameters
+    ----------
+    type_name : str
+    weighted : bool
+        Whether the one that weighs columns by their importance.
+    """
     zeros = np.zeros((TILE_ROWS, BLOCK), np.float32)
-    quantization_error(type_name, zeros, quantize(type_name, zeros, 1))
+    importance = np.ones(BLOCK, np.float32) if weighted else None
+    quantization_error(type_name, zeros, quantize(type_name, zeros, 1, importance))
 
 
-def slabs_of(tensor: SourceTensor, spec: TensorSpec) -> Iterator[Slab]:
-    """Cut `tensor`, to be stored as `spec` says; a vector is one slab."""
+def slabs_of(
+    tensor: SourceTensor, spec: TensorSpec, importance: npt.NDArray[np.float32] | None = None
+) -> Iterator[Slab]:
+    """Cut a tensor; a vector is one slab.
+
+    Parameters
+    ----------
+    tensor : SourceTensor
+    spec : TensorSpec
+        How it is to be stored.
+    importance : float32, (k,), or None
+        Of its columns.
+    """
     rows = tensor.shape[0]
     step = rows
     if len(tensor.shape) == 2:
         tiles = max(1, _SLAB_VALUES // math.prod((TILE_ROWS, tensor.shape[1])))
         step = tiles * TILE_ROWS
     for start in range(0, rows, step):
-        yield Slab(tensor, spec, start, min(start + step, rows))
+        yield Slab(tensor, spec, start, min(start + step, rows), importance)
 
 
 def encoded(slabs: Iterable[Slab], n_threads: int) -> Generator[tuple[Slab, Encoded], None, None]:

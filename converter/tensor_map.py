@@ -14,7 +14,7 @@ from converter.wording import listed
 from qllama.errors import ConversionError
 from qllama.tensors import EMBEDDING, FINAL_NORM, HEAD, ROPE_DIVISORS
 
-__all__ = ["check_tensors", "from_gguf"]
+__all__ = ["check_tensors", "from_gguf", "to_gguf"]
 
 _GGUF_NAMES = {
     "token_embd.weight": EMBEDDING,
@@ -65,6 +65,17 @@ def from_gguf(names: Iterable[str]) -> tuple[dict[str, str], list[str]]:
         elif not _GGUF_IGNORED.fullmatch(name):
             unknown.append(name)
     return canonical, unknown
+
+
+def to_gguf(name: str) -> str:
+    """Translate the canonical `name` of a model's tensor to GGUF's."""
+    whole = {canonical: stored for stored, canonical in _GGUF_NAMES.items()}
+    if name in whole:
+        return whole[name]
+    in_layer = {canonical: stored for stored, canonical in _GGUF_LAYER_NAMES.items()}
+    layer, _, rest = name.removeprefix("model.layers.").partition(".")
+    part, _, kind = rest.rpartition(".")
+    return f"blk.{layer}.{in_layer[part]}.{kind}"
 
 
 def check_tensors(

@@ -141,6 +141,7 @@ def hidden_states(
                 heads(k[span], attention + "k_norm", text, turn),
                 v[span].reshape(len(text.tokens), -1, config.head_dim),
                 np.arange(len(text.tokens)),
+                config.sliding_window,
             )
             attended[span] = seen.reshape(len(text.tokens), -1)
         x = x + weights.linear(attended, attention + "o_proj")

@@ -45,6 +45,14 @@ __all__ = ["command"]
     help="Another type for the matrices whose name has the regular expression PATTERN in it, as "
     "down_proj=q6 or 'layers\\.[0-3]\\.=q8_0'; the first that fits counts. May be given again.",
 )
+@click.option(
+    "--importance",
+    "--imatrix",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Spend precision on the columns that matter, by a file of `qllama calibrate` or "
+    "llama-imatrix.  [default: none; all columns matter alike]",
+)
 @source_options
 @click.option(
     "--lora",
@@ -75,6 +83,7 @@ def command(
     outfile: Path | None,
     type_name: str,
     tensor_types: tuple[str, ...],
+    importance: Path | None,
     source_format: str | None,
     config: Path | None,
     tokenizer: Path | None,
@@ -109,7 +118,15 @@ def command(
         from qllama.cli.dry_run import as_text
         from qllama.format.partial import check_target
 
-        planned = plan(src, out, type_name, options=options, adapters=merged, tensor_types=rules)
+        planned = plan(
+            src,
+            out,
+            type_name,
+            options=options,
+            adapters=merged,
+            tensor_types=rules,
+            importance=importance,
+        )
         click.echo(as_text(planned))
         check_target(planned.out, planned.n_bytes)
         return
@@ -121,6 +138,7 @@ def command(
             options=options,
             adapters=merged,
             tensor_types=rules,
+            importance=importance,
             on_progress=progress.report,
             n_threads=threads,
             check=check,

@@ -25,7 +25,7 @@ __all__ = ["cli", "main", "report_error"]
 # As `qllama --help` lists them; each lives in the module of its name.
 _HEADINGS = {
     "Daily use": ("chat", "generate", "pull", "list", "show", "rm"),
-    "Models": ("convert", "inspect", "verify", "tokenize"),
+    "Models": ("convert", "calibrate", "inspect", "verify", "tokenize"),
     "Measuring": ("bench", "perplexity", "warmup"),
 }
 COMMANDS = tuple(name for names in _HEADINGS.values() for name in names)
@@ -41,6 +41,7 @@ _ELSEWHERE = {
     "get": "pull",
     "quantize": "convert",
     "ppl": "perplexity",
+    "imatrix": "calibrate",
 }
 
 EXIT_ERROR = 1
