@@ -80,20 +80,22 @@ class Probe:
     far: int
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, config: ModelConfig) -> Probe | None:
+    def of(cls, tokenizer: Tokenizer, config: ModelConfig, seed: int = 0) -> Probe | None:
         """Choose the words.
 
         Parameters
         ----------
         tokenizer : Tokenizer
         config : ModelConfig
+        seed : int
+            Other words for other seeds.
 
         Returns
         -------
         Probe or None
             None where the vocabulary or the context is too small.
         """
-        words = _words(tokenizer, min(config.vocab_size, tokenizer.vocab_size))
+        words = _words(tokenizer, min(config.vocab_size, tokenizer.vocab_size), seed)
         limit = min(config.max_position_embeddings, config.sliding_window or 2**31)
         far = min(_FAR, limit * 3 // 4)
         if len(words) < _N_LISTS * _N_WORDS or far < 4 * _N_WORDS:
@@ -144,13 +146,13 @@ def alternatives(config: ModelConfig) -> list[Reading]:
     ]
 
 
-def _words(tokenizer: Tokenizer, n_ids: int) -> list[int]:
-    """Random tokens that stand for words, always the same ones of a vocabulary.
+def _words(tokenizer: Tokenizer, n_ids: int, seed: int) -> list[int]:
+    """Random tokens that stand for words, always the same ones of a vocabulary and a seed.
 
     Vocabularies begin with what is frequent: a model knows little of rare tokens.
     """
     words: list[int] = []
-    for token in np.random.default_rng(0).permutation(n_ids // 4).tolist():
+    for token in np.random.default_rng(seed).permutation(n_ids // 4).tolist():
         if len(words) == _N_LISTS * _N_WORDS:
             break
         spelled = tokenizer.token_bytes(token)
