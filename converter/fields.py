@@ -1,19 +1,32 @@
-"""Values of a JSON or YAML object, with their types checked on the way out.
+"""Values of a configuration, with their types checked on the way out.
 
-Owns the wording of what is missing, mistyped or refused. Knows no field's meaning.
+Owns the wording of what is missing, mistyped or refused, and the rule that every field is
+used, known to change nothing, or refused. Knows no field's meaning.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from converter.wording import quoted, shown
 from qllama.errors import ConversionError, UnsupportedModelError
 
-__all__ = ["Fields"]
+__all__ = ["OFF", "UNKNOWN", "Fields", "Refused"]
+
+OFF: tuple[Any, ...] = (False, 0, "", [], {})
+"""Values that switch nothing on."""
+
+UNKNOWN = (
+    "qllama does not know this key and might run the model wrongly; if it changes no result, "
+    "convert with --config and a copy of the file without it"
+)
+"""What is wrong with a key of a file that the user can replace."""
+
+Refused = Mapping[str, tuple[Sequence[Any], str]]
+"""Field to the values that change nothing, and what is wrong with any other."""
 
 
 class Fields:
@@ -33,7 +46,7 @@ class Fields:
         self.where = where
         self.values = {key: value for key, value in values.items() if value is not None}
         self._nulls = values.keys() - self.values.keys()
-        self._prefix = prefix
+        self.prefix = prefix
 
     def __contains__(self, key: str) -> bool:
         return key in self.values
@@ -76,23 +89,53 @@ class Fields:
         value = self.values.get(key, {})
         if not isinstance(value, dict):
             self.mistyped(key, "an object")
-        return Fields(self.where, value, f"{self._prefix}{key}.")
+        return Fields(self.where, value, f"{self.prefix}{key}.")
+
+    def check_known(
+        self,
+        passed: Collection[str],
+        refused: Refused,
+        unknown: str = UNKNOWN,
+        neutral: Sequence[Any] = OFF,
+    ) -> None:
+        """Refuse the first field whose value might change what the model computes.
+
+        Parameters
+        ----------
+        passed : collection of str
+            Fields that are used, or change nothing.
+        refused : mapping
+            Fields that qllama knows, and does not compute with.
+        unknown : str
+            What is wrong with all others.
+        neutral : sequence
+            Values that these may have all the same.
+
+        Raises
+        ------
+        UnsupportedModelError
+            Names the field and its value.
+        """
+        for key, value in self.values.items():
+            harmless, why = refused.get(key, (neutral, unknown))
+            if key not in passed and value not in harmless:
+                self.refuse(key, why)
 
     def refuse(self, key: str, why: str) -> NoReturn:
         """Raise UnsupportedModelError: the value of `key` asks for what `why` says."""
         raise UnsupportedModelError(
-            f"{self.where}: {self._prefix}{shown(key)} = {quoted(self.values.get(key))}: {why}"
+            f"{self.where}: {self.prefix}{shown(key)} = {quoted(self.values.get(key))}: {why}"
         )
 
     def mistyped(self, key: str, expected: str) -> NoReturn:
         """Raise ConversionError: the value of `key` is not what is `expected`."""
         raise ConversionError(
-            f"{self.where}: {self._prefix}{shown(key)}: expected {expected}, "
+            f"{self.where}: {self.prefix}{shown(key)}: expected {expected}, "
             f"found {quoted(self.values.get(key))}"
         )
 
     def _get(self, key: str, default: Any) -> Any:
         value = self.values.get(key, default)
         if value is None:
-            raise ConversionError(f"{self.where}: {self._prefix}{shown(key)} is missing")
+            raise ConversionError(f"{self.where}: {self.prefix}{shown(key)} is missing")
         return value

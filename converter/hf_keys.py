@@ -9,9 +9,8 @@ Reference: transformers 5.23, `PreTrainedConfig`, and the keys in published repo
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
-from converter.fields import Fields
+from converter.fields import Fields, Refused
 from converter.sources.bitsandbytes import unreadable_quantization
 
 __all__ = ["check_all_known"]
@@ -117,18 +116,19 @@ _GENERATION = frozenset(
 
 _HARMLESS = _REMARKS | _TRAINING | _GENERATION
 
-# Key -> (the values that change nothing, what any other value asks for).
-_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "partial_rotary_factor": ((1.0,), "heads that are rotated in part"),
-    "rope_interleaved": ((False,), "neighbouring dimensions that are rotated together"),
-    "is_causal": ((True,), "attention that is not causal"),
-    "is_encoder_decoder": ((False,), "an encoder beside the decoder"),
-    "add_cross_attention": ((False,), "attention to an encoder"),
-    "full_attn_mod": ((1,), "layers that differ"),
-    "interpolate_factor": ((1,), "interpolated positions"),
-}
-
 _QUANTIZED = ("quantization_config", "quantization", "compression_config")
+_REFUSED: Refused = {
+    key: (neutral, f"the model has {asked}, which qllama does not compute")
+    for key, neutral, asked in (
+        ("partial_rotary_factor", (1.0,), "heads that are rotated in part"),
+        ("rope_interleaved", (False,), "neighbouring dimensions that are rotated together"),
+        ("is_causal", (True,), "attention that is not causal"),
+        ("is_encoder_decoder", (False,), "an encoder beside the decoder"),
+        ("add_cross_attention", (False,), "attention to an encoder"),
+        ("full_attn_mod", (1,), "layers that differ"),
+        ("interpolate_factor", (1,), "interpolated positions"),
+    )
+}
 
 
 def check_all_known(config: Fields, used: Collection[str]) -> None:
@@ -146,20 +146,9 @@ def check_all_known(config: Fields, used: Collection[str]) -> None:
     UnsupportedModelError
         Names the key and its value.
     """
-    for key, value in config.values.items():
-        if key in used or key in _HARMLESS:
-            continue
-        if key in _REFUSED:
-            neutral, asked = _REFUSED[key]
-            if value not in neutral:
-                config.refuse(key, f"the model has {asked}, which qllama does not compute")
-        elif key in _QUANTIZED and value:
-            meaning = unreadable_quantization(value)
-            if meaning is not None:
-                config.refuse(key, f"{meaning}, which cannot be read; convert the float release")
-        elif value:
-            config.refuse(
-                key,
-                "qllama does not know this key and might run the model wrongly; if it changes "
-                "no result, convert with --config and a copy of the file without it",
-            )
+    config.check_known({*used, *_HARMLESS, *_QUANTIZED}, _REFUSED)
+    for key in _QUANTIZED:
+        value = config.values.get(key)
+        meaning = unreadable_quantization(value) if value else None
+        if meaning is not None:
+            config.refuse(key, f"{meaning}, which cannot be read; convert the float release")

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converter.fields import Fields
+from converter.fields import Fields, Refused
 from qllama.errors import UnsupportedModelError
 
 __all__ = ["hugging_face_values", "is_params"]
@@ -39,23 +39,31 @@ _USED = frozenset(
     }
 )
 
-# max_batch_size sizes a cache; the others occur with the one value that changes nothing.
+# Sizes a cache.
 _IGNORED = frozenset({"max_batch_size"})
-_NEUTRAL: Mapping[str, Any] = {
-    "model_type": "transformer",
-    "use_biases": False,
-    "causal": True,
+_EXPERTS, _VISION = "a mixture of experts", "a vision model"
+_REFUSED: Refused = {
+    # These occur with the one value that changes nothing.
+    "model_type": (("transformer",), "expected 'transformer'"),
+    "use_biases": ((False,), "expected False"),
+    "causal": ((True,), "expected True"),
+    **{
+        key: ((0, -1), f"the checkpoint has {asked}")
+        for key, asked in {
+            "moe": _EXPERTS,
+            "moe_args": _EXPERTS,
+            "quantization_args": (
+                "weights that Meta quantized (SpinQuant, QLoRA); convert its bf16 release"
+            ),
+            "lora_args": "weights with LoRA matrices inside (QLoRA); convert Meta's bf16 release",
+            "lora": "weights with LoRA matrices inside",
+            "vision_chunk_size": _VISION,
+            "vision_model": _VISION,
+            "vision_encoder": _VISION,
+        }.items()
+    },
 }
-_REFUSED = {
-    "moe": "a mixture of experts",
-    "moe_args": "a mixture of experts",
-    "quantization_args": "weights that Meta quantized (SpinQuant, QLoRA); convert its bf16 release",
-    "lora_args": "weights with LoRA matrices inside (QLoRA); convert Meta's bf16 release",
-    "lora": "weights with LoRA matrices inside",
-    "vision_chunk_size": "a vision model",
-    "vision_model": "a vision model",
-    "vision_encoder": "a vision model",
-}
+_UNKNOWN = "qllama does not know this field, and might run the model wrongly"
 
 # Width of a model with `use_scaled_rope` to the factor it was trained with, and its name. The
 # published configurations on Hugging Face say so; params.json does not.
@@ -104,7 +112,7 @@ def hugging_face_values(
     """
     # Early tools wrote all of it one level down.
     fields = Fields(where, params).inner("model") if "dim" not in params else Fields(where, params)
-    _check_all_known(fields)
+    fields.check_known(_USED | _IGNORED, _REFUSED, _UNKNOWN, neutral=())
     width, heads = _size(fields, "dim"), _size(fields, "n_heads")
     theta = _theta(fields)
     window = _window(fields)
@@ -125,16 +133,6 @@ def hugging_face_values(
         "sliding_window": window,
         "tie_word_embeddings": tied,
     }
-
-
-def _check_all_known(fields: Fields) -> None:
-    for key, value in fields.values.items():
-        if key in _REFUSED and value not in (0, -1, False):
-            fields.refuse(key, f"the checkpoint has {_REFUSED[key]}")
-        if key in _NEUTRAL and value != _NEUTRAL[key]:
-            fields.refuse(key, f"expected {_NEUTRAL[key]!r}")
-        if not (key in _USED or key in _IGNORED or key in _NEUTRAL or key in _REFUSED):
-            fields.refuse(key, "qllama does not know this field, and might run the model wrongly")
 
 
 def _size(fields: Fields, key: str, default: int | None = None) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converter.fields import Fields
+from converter.fields import OFF, Fields, Refused
 
 __all__ = ["hugging_face_values"]
 
@@ -125,6 +125,15 @@ _HARMLESS = frozenset(
 )
 
 
+_QUANTIZED = "a quantized checkpoint; convert the one that it was made from"
+_REFUSED: Refused = {
+    "quant": (OFF, _QUANTIZED),
+    "quant_config": (OFF, _QUANTIZED),
+    "quantization_config": (OFF, _QUANTIZED),
+    "pet_config": (OFF, "merge the adapter with MindFormers' transform_ckpt_lora first"),
+}
+
+
 def hugging_face_values(where: Path, document: Mapping[str, Any]) -> dict[str, Any]:
     """Translate a MindFormers configuration.
 
@@ -197,18 +206,7 @@ def _check_keys(model: Fields) -> None:
         model.refuse("type", "expected LlamaConfig")
     if model.inner("moe_config").integer("expert_num", 1) > 1:
         model.refuse("moe_config", "mixtures of experts are not supported")
-    for key, value in model.values.items():
-        if key in _USED or key in _HARMLESS or not value:
-            continue
-        if key in ("quant", "quant_config", "quantization_config"):
-            model.refuse(key, "a quantized checkpoint; convert the one that it was made from")
-        if key == "pet_config":
-            model.refuse(key, "merge the adapter with MindFormers' transform_ckpt_lora first")
-        model.refuse(
-            key,
-            "qllama does not know this key and might run the model wrongly; if it changes no "
-            "result, convert with --config and a copy of the file without it",
-        )
+    model.check_known(_USED | _HARMLESS, _REFUSED)
 
 
 def _intermediate_size(model: Fields, hidden_size: int) -> int:

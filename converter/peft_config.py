@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from converter.fields import Fields
+from converter.fields import OFF, Fields, Refused
 from converter.json_files import read_json_object
 from qllama.errors import ConversionError
 
@@ -67,19 +67,22 @@ _IGNORED = frozenset(
     }
 )
 
-# What any value but "off" asks for.
-_REFUSED = {
-    "alora_invocation_tokens": "it acts only after an invocation text, so it cannot be merged",
-    "enable_lora": "the fused layers of early PEFT versions",
-    "ensure_weight_tying": "tied adapters",
-    "layer_replication": "repeated layers",
-    "lora_bias": "biases in lora_B",
-    "megatron_config": "Megatron's layers",
-    "target_parameters": "low-rank updates of bare parameters",
-    "trainable_token_indices": "single trained rows of the embedding",
-    "use_dora": "DoRA, whose magnitudes are no low-rank update",
-    "use_qalora": "QALoRA, whose inputs are pooled",
+_REFUSED: Refused = {
+    key: (OFF, f"the adapter has {asked}; qllama does not merge that")
+    for key, asked in {
+        "alora_invocation_tokens": "it acts only after an invocation text, so it cannot be merged",
+        "enable_lora": "the fused layers of early PEFT versions",
+        "ensure_weight_tying": "tied adapters",
+        "layer_replication": "repeated layers",
+        "lora_bias": "biases in lora_B",
+        "megatron_config": "Megatron's layers",
+        "target_parameters": "low-rank updates of bare parameters",
+        "trainable_token_indices": "single trained rows of the embedding",
+        "use_dora": "DoRA, whose magnitudes are no low-rank update",
+        "use_qalora": "QALoRA, whose inputs are pooled",
+    }.items()
 }
+_UNKNOWN = "qllama does not know this field, and might merge wrongly"
 
 _Number = TypeVar("_Number", int, float)
 
@@ -216,12 +219,7 @@ def _no_adapter(directory: Path) -> str:
 def _check_all_known(fields: Fields) -> None:
     if fields.values.get("peft_type") != "LORA":
         fields.refuse("peft_type", "only adapters of PEFT's type 'LORA' can be merged")
-    for key, value in fields.values.items():
-        if key in _USED or key in _IGNORED or not value:
-            continue
-        if key in _REFUSED:
-            fields.refuse(key, f"the adapter has {_REFUSED[key]}; qllama does not merge that")
-        fields.refuse(key, "qllama does not know this field, and might merge wrongly")
+    fields.check_known(_USED | _IGNORED, _REFUSED, _UNKNOWN)
     start = fields.values.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
         fields.refuse(

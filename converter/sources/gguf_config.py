@@ -13,10 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from converter.fields import Fields, Refused
 from converter.sources.gguf_header import GgufHeader
-from converter.wording import quoted, shown
+from converter.wording import quoted
 from qllama.config import ModelConfig, RopeScaling
 from qllama.errors import ConversionError, UnsupportedModelError
 
@@ -55,22 +56,25 @@ _USED = frozenset(
 # vocab_size repeats the embedding's rows, which are what counts; the others are remarks.
 _IGNORED = frozenset({"vocab_size", "rope.scaling.finetuned", "tensor_data_layout"})
 
-# Key -> (the values that change nothing, what any other value asks for).
-_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "expert_count": ((0,), "a mixture of experts"),
-    "expert_used_count": ((0,), "a mixture of experts"),
-    "attention.causal": ((True,), "attention that is not causal"),
-    "attention.clamp_kqv": ((0.0,), "clamped queries, keys and values"),
-    "attention.max_alibi_bias": ((0.0,), "ALiBi positions"),
-    "attention.scale": ((0.0,), "an attention scale of its own (Granite)"),
-    "attn_logit_softcapping": ((0.0,), "soft-capped attention"),
-    "final_logit_softcapping": ((0.0,), "soft-capped logits"),
-    "embedding_scale": ((0.0, 1.0), "scaled embeddings (Granite)"),
-    "residual_scale": ((0.0, 1.0), "scaled residuals (Granite)"),
-    "logit_scale": ((0.0, 1.0), "scaled logits (Granite)"),
-    "pooling_type": ((0,), "pooled embeddings"),
-    "use_parallel_residual": ((False,), "parallel residuals"),
+_REFUSED: Refused = {
+    key: (neutral, f"the model has {asked}, which qllama does not compute")
+    for key, neutral, asked in (
+        ("expert_count", (0,), "a mixture of experts"),
+        ("expert_used_count", (0,), "a mixture of experts"),
+        ("attention.causal", (True,), "attention that is not causal"),
+        ("attention.clamp_kqv", (0.0,), "clamped queries, keys and values"),
+        ("attention.max_alibi_bias", (0.0,), "ALiBi positions"),
+        ("attention.scale", (0.0,), "an attention scale of its own (Granite)"),
+        ("attn_logit_softcapping", (0.0,), "soft-capped attention"),
+        ("final_logit_softcapping", (0.0,), "soft-capped logits"),
+        ("embedding_scale", (0.0, 1.0), "scaled embeddings (Granite)"),
+        ("residual_scale", (0.0, 1.0), "scaled residuals (Granite)"),
+        ("logit_scale", (0.0, 1.0), "scaled logits (Granite)"),
+        ("pooling_type", (0,), "pooled embeddings"),
+        ("use_parallel_residual", (False,), "parallel residuals"),
+    )
 }
+_UNKNOWN = "qllama does not know this key, and might run the model wrongly"
 
 
 def config_from_gguf(path: Path, header: GgufHeader, *, rope_divisors: bool) -> ModelConfig:
@@ -93,8 +97,11 @@ def config_from_gguf(path: Path, header: GgufHeader, *, rope_divisors: bool) -> 
     ConversionError
         For a key that is missing or of the wrong type.
     """
-    values = _ArchitectureKeys(path, header.metadata)
-    values.check_all_known()
+    arch = _architecture(path, header.metadata)
+    prefix = f"{arch}."
+    own = {k.removeprefix(prefix): v for k, v in header.metadata.items() if k.startswith(prefix)}
+    values = _Keys(path, own, prefix)
+    values.check_known(_USED | _IGNORED, _REFUSED, _UNKNOWN, neutral=())
     hidden_size = values.integer("embedding_length")
     n_layers = values.integer("block_count")
     if n_layers > len(header.tensors):
@@ -104,35 +111,35 @@ def config_from_gguf(path: Path, header: GgufHeader, *, rope_divisors: bool) -> 
     head_dim = _head_dim(values, hidden_size, heads)
     try:
         return ModelConfig(
-            model_type=values.arch,
+            model_type=arch,
             vocab_size=_vocab_size(path, header),
             hidden_size=hidden_size,
             intermediate_size=values.integer("feed_forward_length"),
             num_hidden_layers=n_layers,
             num_attention_heads=heads,
-            num_key_value_heads=values.integer("attention.head_count_kv", default=heads),
+            num_key_value_heads=values.integer("attention.head_count_kv", heads),
             head_dim=head_dim,
             max_position_embeddings=values.integer("context_length"),
             rms_norm_eps=values.number("attention.layer_norm_rms_epsilon"),
-            rope_theta=values.number("rope.freq_base", default=10000.0),
+            rope_theta=values.number("rope.freq_base", 10000.0),
             rope_scaling=_rope_scaling(values, rope_divisors),
             tie_word_embeddings="output.weight" not in header.tensors,
             attention_bias="blk.0.attn_q.bias" in header.tensors,
             attention_output_bias="blk.0.attn_output.bias" in header.tensors,
             mlp_bias="blk.0.ffn_gate.bias" in header.tensors,
-            qk_norm=values.arch == "qwen3",
-            sliding_window=values.integer("attention.sliding_window", default=0) or None,
+            qk_norm=arch == "qwen3",
+            sliding_window=values.integer("attention.sliding_window", 0) or None,
         )
     except UnsupportedModelError as e:
         raise UnsupportedModelError(f"{path}: {e}") from None
 
 
-def _head_dim(values: _ArchitectureKeys, hidden_size: int, heads: int) -> int:
+def _head_dim(values: _Keys, hidden_size: int, heads: int) -> int:
     if heads < 1:
         values.refuse("attention.head_count", "expected at least 1")
     head_dim = values.integer("attention.key_length", default=hidden_size // heads)
     for key in ("attention.value_length", "rope.dimension_count"):
-        if values.integer(key, default=head_dim) != head_dim:
+        if values.integer(key, head_dim) != head_dim:
             values.refuse(key, f"expected the width of a head, {head_dim}")
     return head_dim
 
@@ -150,87 +157,47 @@ def _vocab_size(path: Path, header: GgufHeader) -> int:
     return rows
 
 
-class _ArchitectureKeys:
-    """The metadata keys `ARCH.*`, with their types checked on the way out."""
-
-    def __init__(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        arch = metadata.get("general.architecture")
-        if not isinstance(arch, str):
-            raise ConversionError(
-                f"{path}: general.architecture: expected a name, found {quoted(arch)}"
-            )
-        kind = metadata.get("general.type", "model")
-        if kind != "model":
-            raise UnsupportedModelError(f"{path}: a GGUF {quoted(kind)}, expected a GGUF model")
-        if arch not in ARCHITECTURES:
-            raise UnsupportedModelError(
-                f"{path}: architecture {quoted(arch)}; qllama runs {', '.join(ARCHITECTURES)}"
-            )
-        self.path = path
-        self.arch = arch
-        prefix = f"{arch}."
-        self._values = {k[len(prefix) :]: v for k, v in metadata.items() if k.startswith(prefix)}
-
-    def check_all_known(self) -> None:
-        for key, value in self._values.items():
-            if key in _REFUSED:
-                neutral, meaning = _REFUSED[key]
-                if value not in neutral:
-                    self.refuse(key, f"the model has {meaning}, which qllama does not compute")
-            elif key not in _USED and key not in _IGNORED:
-                self.refuse(key, "qllama does not know this key, and might run the model wrongly")
-
-    def refuse(self, key: str, why: str) -> NoReturn:
-        value = quoted(self._values.get(key))
-        raise UnsupportedModelError(f"{self.path}: {self.arch}.{shown(key)} = {value}: {why}")
+class _Keys(Fields):
+    """The metadata keys `ARCH.*`; what is a list of equal values counts as one of them."""
 
     def integer(self, key: str, default: int | None = None) -> int:
-        value = self._get(key, default)
-        if isinstance(value, list):
-            if not value or value.count(value[0]) != len(value):
-                self.refuse(key, "layers that differ are not supported")
-            value = value[0]
-        if type(value) is not int:
-            self._mistyped(key, "an integer", value)
-        return value
+        """Return the integer `key`; see `Fields.integer`."""
+        value = self.values.get(key)
+        if not isinstance(value, list):
+            return super().integer(key, default)
+        if not value or value.count(value[0]) != len(value):
+            self.refuse(key, "layers that differ are not supported")
+        return _Keys(self.where, {key: value[0]}, self.prefix).integer(key)
 
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self._get(key, default)
-        if type(value) not in (int, float) or not math.isfinite(value):
-            self._mistyped(key, "a finite number", value)
-        return float(value)
 
-    def text(self, key: str, default: str) -> str:
-        value = self._get(key, default)
-        if not isinstance(value, str):
-            self._mistyped(key, "a string", value)
-        return value
-
-    def _get(self, key: str, default: Any) -> Any:
-        value = self._values.get(key, default)
-        if value is None:
-            raise ConversionError(f"{self.path}: metadata key {self.arch}.{key} is missing")
-        return value
-
-    def _mistyped(self, key: str, expected: str, value: Any) -> NoReturn:
+def _architecture(path: Path, metadata: Mapping[str, Any]) -> str:
+    arch = metadata.get("general.architecture")
+    if not isinstance(arch, str):
         raise ConversionError(
-            f"{self.path}: metadata key {self.arch}.{key}: expected {expected}, "
-            f"found {quoted(value)}"
+            f"{path}: general.architecture: expected a name, found {quoted(arch)}"
         )
+    kind = metadata.get("general.type", "model")
+    if kind != "model":
+        raise UnsupportedModelError(f"{path}: a GGUF {quoted(kind)}, expected a GGUF model")
+    if arch not in ARCHITECTURES:
+        raise UnsupportedModelError(
+            f"{path}: architecture {quoted(arch)}; qllama runs {', '.join(ARCHITECTURES)}"
+        )
+    return arch
 
 
-def _rope_scaling(values: _ArchitectureKeys, divisors: bool) -> RopeScaling | None:
+def _rope_scaling(values: _Keys, divisors: bool) -> RopeScaling | None:
     key = "rope.scaling.type"
     kind = values.text(key, default="linear")
-    factor = values.number("rope.scaling.factor", default=0.0)
+    factor = values.number("rope.scaling.factor", 0.0)
     if factor == 0.0:
-        factor = values.number("rope.scale_linear", default=0.0)
+        factor = values.number("rope.scale_linear", 0.0)
     # As in llama.cpp, where 0 stands for "not set".
     scaled = kind != "none" and factor not in (0.0, 1.0)
-    attention = values.number("rope.scaling.attn_factor", default=1.0)
+    attention = values.number("rope.scaling.attn_factor", 1.0)
     if kind not in ("none", "linear", "yarn"):
         values.refuse(key, "expected none, linear or yarn")
-    if values.number("rope.scaling.yarn_log_multiplier", default=0.0) != 0.0:
+    if values.number("rope.scaling.yarn_log_multiplier", 0.0) != 0.0:
         values.refuse("rope.scaling.yarn_log_multiplier", "expected 0")
     if attention != 1.0 and not (scaled and kind == "yarn"):
         values.refuse("rope.scaling.attn_factor", "expected 1 without yarn")
@@ -245,10 +212,10 @@ def _rope_scaling(values: _ArchitectureKeys, divisors: bool) -> RopeScaling | No
     return _yarn(values, factor, attention)
 
 
-def _yarn(values: _ArchitectureKeys, factor: float, attention: float) -> RopeScaling:
-    if values.number("rope.scaling.yarn_ext_factor", default=1.0) not in (-1.0, 1.0):
+def _yarn(values: _Keys, factor: float, attention: float) -> RopeScaling:
+    if values.number("rope.scaling.yarn_ext_factor", 1.0) not in (-1.0, 1.0):
         values.refuse("rope.scaling.yarn_ext_factor", "expected 1")
-    attention *= values.number("rope.scaling.yarn_attn_factor", default=1.0)
+    attention *= values.number("rope.scaling.yarn_attn_factor", 1.0)
     return RopeScaling(
         rope_type="yarn",
         factor=factor,
@@ -257,6 +224,6 @@ def _yarn(values: _ArchitectureKeys, factor: float, attention: float) -> RopeSca
         ),
         # ggml multiplies its factor into the same term that Hugging Face's replaces.
         attention_factor=None if attention == 1.0 else attention * (0.1 * math.log(factor) + 1.0),
-        beta_fast=values.number("rope.scaling.yarn_beta_fast", default=32.0),
-        beta_slow=values.number("rope.scaling.yarn_beta_slow", default=1.0),
+        beta_fast=values.number("rope.scaling.yarn_beta_fast", 32.0),
+        beta_slow=values.number("rope.scaling.yarn_beta_slow", 1.0),
     )
