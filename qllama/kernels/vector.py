@@ -44,11 +44,14 @@ __all__ = [
     "prefetch",
     "reduce_add",
     "reduce_max",
+    "smaller",
     "splat",
     "store",
+    "store_bytes",
     "store_f16",
     "store_int",
     "store_scalar",
+    "where_less",
 ]
 
 LANES = 16
@@ -139,6 +142,14 @@ def _wider(b: Any, x: Value, y: Value) -> Value:
 def _larger(b: Any, x: Value, y: Value) -> Value:
     """The larger of each lane; y where x is NaN: one instruction, where `_wider` takes three."""
     return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+def _where_less(b: Any, x: Value, y: Value, z: Value, other: Value) -> Value:
+    return b.select(b.fcmp_ordered("<", x, y), z, other)
+
+
+def _smaller(b: Any, x: Value, y: Value) -> Value:
+    return _where_less(b, x, y, x, y)
 
 
 def _keep_lanes(b: Any, x: Value, first: Value, end: Value, other: Value) -> Value:
@@ -233,6 +244,13 @@ store_f16 = _operation(
     [_A, _F],
     lambda b, p, x: simd.store(b, finite_halves(b, x), _pointer(b, p), 2),
 )
+#: store_bytes(address, x): 16 whole numbers, 0 to 255, as bytes.
+store_bytes = _operation(
+    "store_bytes",
+    types.void,
+    [_A, f32x16],
+    lambda b, p, x: simd.store(b, b.fptoui(x, simd.vector(I8, LANES)), _pointer(b, p), 1),
+)
 fma = _operation(
     "fma", f32x16, [f32x16] * 3, lambda b, x, y, z: simd.fma(b, current_isa(), x, y, z)
 )
@@ -240,6 +258,10 @@ absolute = _operation("absolute", f32x16, [f32x16], _unary("fabs"))
 maximum = _operation("maximum", f32x16, [f32x16] * 2, _wider)
 #: larger(x, y): the larger of each lane; y's where x is NaN.
 larger = _operation("larger", f32x16, [f32x16] * 2, _larger)
+#: smaller(x, y): the smaller of each lane; y's where x is NaN.
+smaller = _operation("smaller", f32x16, [f32x16] * 2, _smaller)
+#: where_less(x, y, z, other): z in lanes where x < y, else other's.
+where_less = _operation("where_less", f32x16, [f32x16] * 4, _where_less)
 reduce_add = _operation(
     "reduce_add", _F, [f32x16], lambda b, x: _halves(b, x, lambda b, y, z: b.fadd(y, z))
 )

@@ -123,6 +123,39 @@ def test_vector_operators_act_lane_by_lane():
 
 
 @numba.njit
+def _comparisons(x, y, out):
+    a, b = v.load(x), v.load(y)
+    v.store(out, v.smaller(a, b))
+    v.store(out + 64, v.larger(a, b))
+    v.store(out + 128, v.where_less(a, b, v.splat(np.float32(1)), a))
+
+
+def test_vector_comparisons_take_the_second_where_one_is_no_number():
+    rng = np.random.default_rng(4)
+    x, y = (aligned_copy(rng.standard_normal(16).astype(np.float32)) for _ in range(2))
+    x[3] = y[4] = np.nan
+    x[5] = y[5]
+    out = aligned((3, 16))
+    _comparisons(address(x), address(y), address(out))
+    expected = [np.where(x < y, x, y), np.where(x > y, x, y), np.where(x < y, 1, x)]
+    np.testing.assert_array_equal(out, np.float32(expected))
+
+
+@numba.njit
+def _store_bytes(source, out):
+    v.store_bytes(out, v.load(source))
+
+
+def test_vector_store_bytes_writes_sixteen_of_any_value():
+    values = aligned_copy(
+        np.float32([0, 1, 2, 3, 15, 16, 63, 64, 100, 127, 128, 129, 200, 253, 254, 255])
+    )
+    out = aligned(18, np.uint8, fill=7)
+    _store_bytes(address(values), address(out) + 1)
+    np.testing.assert_array_equal(out, [7, *values.astype(np.uint8), 7])
+
+
+@numba.njit
 def _scalars(source, out):
     v.store_scalar(out, v.load_f16_scalar(source))
     v.store_scalar(out + 4, v.load_bf16_scalar(source + 2))
