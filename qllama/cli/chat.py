@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from qllama.cli.answering import print_answer
+from qllama.cli.interrupts import leaving_in_order
 from qllama.cli.json_answer import print_json
 from qllama.cli.loading import choose_template, load_model
 from qllama.cli.options import (
@@ -26,7 +27,6 @@ from qllama.cli.options import (
 from qllama.cli.repl.chat import Chat, OpenedModel
 from qllama.cli.repl.conversation import Conversation
 from qllama.cli.repl.overflow import DEFAULT_POLICY, POLICIES
-from qllama.cli.repl.screen import PlainScreen
 from qllama.cli.sections import SectionedCommand
 from qllama.cli.text_input import read_prompt
 from qllama.hub import registry
@@ -63,6 +63,7 @@ Examples:
     help="When a session no longer fits the context window: forget the oldest turns and go on, "
     "cut what is too long, or refuse. It is always said.",
 )
+@click.option("--plain", is_flag=True, help="Draw no markdown in a session.")
 @runtime_options
 @json_option
 @verbose_option
@@ -75,6 +76,7 @@ def command(
     chat_template: Path | None,
     options: GenerationOptions,
     on_overflow: str,
+    plain: bool,
     runtime: RuntimeOptions,
     as_json: bool,
     verbose: bool,
@@ -111,11 +113,14 @@ def command(
         stream = opened.llm.chat(messages, stream=True, **opened.options)
         (print_json if as_json else print_answer)(stream, opened.options, verbose=verbose)
         return
+    from qllama.cli.repl.display import choose_screen
     from qllama.cli.repl.line_editor import line_reader
     from qllama.cli.repl.loop import talk
 
-    chat = Chat(opened, open_model, PlainScreen(), on_overflow=on_overflow, verbose=verbose)
-    talk(chat, line_reader(chat))
+    screen = choose_screen(plain=plain)
+    chat = Chat(opened, open_model, screen, on_overflow=on_overflow, verbose=verbose)
+    with leaving_in_order():
+        talk(chat, line_reader(chat))
 
 
 def _filled_in(options: GenerationOptions, defaults: registry.ChatDefaults) -> GenerationOptions:

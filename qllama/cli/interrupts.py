@@ -1,4 +1,4 @@
-"""What Ctrl-C does while an answer is made."""
+"""What signals do: Ctrl-C while an answer is made, and the end of a session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from qllama.generation.loop import Stream
 
-__all__ = ["ctrl_c_cancels"]
+__all__ = ["ctrl_c_cancels", "leaving_in_order"]
+
+
+@contextmanager
+def leaving_in_order() -> Iterator[None]:
+    """Have SIGTERM and a closed terminal unwind what runs, as an exception.
+
+    So that what is half written is removed and the terminal put back, where the system
+    would end the process on the spot.
+    """
+
+    def leave(signal_number: int, frame: object) -> None:
+        raise SystemExit(128 + signal_number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), leave) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
 
 
 @contextmanager

@@ -1,0 +1,60 @@
+"""Markdown as it is streamed: which blocks are finished, and how a block looks.
+
+Owns the dialect. CommonMark with tables and strikethrough, but for two things that
+answers of models need: a line break is a line break, and what looks like HTML is text.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from rich.markdown import Markdown
+
+__all__ = ["blocks", "finished_blocks", "rendered"]
+
+
+@cache
+def _parser() -> MarkdownIt:
+    return MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+
+
+def blocks(text: str) -> list[str]:
+    """Cut `text` into its blocks: headings, paragraphs, whole lists, fences, tables."""
+    tokens = _parser().parse(text)
+    starts = [t.map[0] for t in tokens if t.map and t.level == 0 and t.nesting >= 0]
+    # As the parser counts them: other line ends of Unicode are none to it.
+    lines = text.split("\n")
+    ends = [*starts, len(lines)][1:]
+    return [
+        "\n".join(lines[s:e]) + "\n" * (e < len(lines)) for s, e in zip(starts, ends, strict=True)
+    ]
+
+
+def finished_blocks(text: str) -> tuple[list[str], str]:
+    """Return the blocks that no text after them can change, and what is left.
+
+    The last block may still go on. While it has but one word, it may even belong to the
+    block before it: a `2` can become the `2.` of a list.
+    """
+    *finished, rest = blocks(text) or [""]
+    if finished and len((rest + "|").split()) == 1:
+        rest = finished.pop() + rest
+    return finished, rest
+
+
+def rendered(text: str) -> Markdown:
+    """Return what `rich` draws for `text`."""
+    # Colours of the terminal's own palette; addresses of links are shown, not hidden.
+    markdown = Markdown("", code_theme="ansi_dark", hyperlinks=False)
+    markdown.parsed = _parser().parse(text)
+    for token in markdown.parsed:
+        for child in token.children or ():
+            _keep_line_break(child)
+    return markdown
+
+
+def _keep_line_break(token: Token) -> None:
+    if token.type == "softbreak":
+        token.type = "hardbreak"
