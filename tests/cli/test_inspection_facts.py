@@ -37,7 +37,7 @@ class Unread(SourceTensor):
         raise AssertionError(f"{self.where} is read")
 
 
-def no_tokenizer():
+def no_tokenizer(vocab_size, path):
     raise TokenizerError("model: no tokenizer.json")
 
 
