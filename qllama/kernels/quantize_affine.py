@@ -23,12 +23,12 @@ from qllama.kernels.quantize_lanes import (
     store_sixes,
 )
 from qllama.quant import BLOCK, TILE_ROWS
-from qllama.quant.affine import MAX_SCALE_CODE, NEIGHBOURS, REFITS, SMALLEST_SCALE
+from qllama.quant.affine import MAX_SCALE_CODE, REFITS, SCALE_STEPS, SMALLEST_SCALE
 
 __all__ = ["quantize_affine"]
 
-_ZERO, _ONE, _INFINITY = np.float32(0), np.float32(1), np.float32(np.inf)
-_N_NEIGHBOURS = len(NEIGHBOURS)
+_ZERO, _ONE, _TWO, _INFINITY = (np.float32(n) for n in (0, 1, 2, np.inf))
+_N_STEPS = len(SCALE_STEPS)
 _FLOAT, _VECTOR = 4, 4 * TILE_ROWS
 _CHUNK_ROW = _FLOAT * LANES
 #: The unit of this number is 1: adding it and taking it away rounds what is below 2**22.
@@ -71,9 +71,22 @@ def _error(x: Any, h: Any, scale: Any, minimum: Any, max_code: Any) -> Any:
 
 
 @njit
-def _refit(x: Any, h: Any, sum_h: Any, sum_x: Any, scale: Any, minimum: Any, max_code: Any) -> Any:
-    """Least-squares scale and minimum."""
-    zero, inverse = v.splat(_ZERO), _inverse(scale)
+def _sums(x: Any, h: Any) -> Any:
+    """Weighted sums of 1, of the weights and of their squares."""
+    one, zero = v.splat(_ONE), v.splat(_ZERO)
+    sum_h, sum_x, sum_xx = zero, zero, zero
+    for i in range(BLOCK):
+        value = v.load(x + _CHUNK_ROW * i)
+        hx = _weighted(value, h, i)
+        sum_h, sum_x, sum_xx = sum_h + _weighted(one, h, i), sum_x + hx, sum_xx + hx * value
+    return sum_h, sum_x, sum_xx
+
+
+@njit
+def _refit(x: Any, h: Any, sums: Any, scale: Any, minimum: Any, max_code: Any) -> Any:
+    """Least-squares scale and minimum, and their error with the codes they are for."""
+    sum_h, sum_x, sum_xx = sums
+    zero, two, inverse = v.splat(_ZERO), v.splat(_TWO), _inverse(scale)
     q, qq, xq = zero, zero, zero
     for i in range(BLOCK):
         value = v.load(x + _CHUNK_ROW * i)
@@ -86,32 +99,29 @@ def _refit(x: Any, h: Any, sum_h: Any, sum_x: Any, scale: Any, minimum: Any, max
     fitted_scale = v.where_less(zero, free_minimum, free_scale, xq / qq)
     fitted_minimum = v.where_less(zero, free_minimum, free_minimum, zero)
     fitted_scale = v.where_less(zero, determinant, fitted_scale, zero)
-    return (
-        v.where_less(zero, fitted_scale, fitted_scale, scale),
-        v.where_less(zero, fitted_scale, fitted_minimum, minimum),
-    )
+    s = v.where_less(zero, fitted_scale, fitted_scale, scale)
+    m = v.where_less(zero, fitted_scale, fitted_minimum, minimum)
+    of_scale = s * (two * xq - s * qq)
+    of_minimum = m * ((two * sum_x - two * s * q) + m * sum_h)
+    return s, m, (sum_xx - of_scale) + of_minimum
 
 
 @njit
-def _search(x: Any, h: Any, starts: Any, max_code: Any) -> Any:
+def _search(x: Any, h: Any, sums: Any, starts: Any, max_code: Any) -> Any:
     """Step 1: scale and minimum."""
     zero = v.splat(_ZERO)
-    sum_h, sum_x = zero, zero
     least = greatest = v.load(x)
     for i in range(BLOCK):
         value = v.load(x + _CHUNK_ROW * i)
-        sum_h = sum_h + _weighted(v.splat(_ONE), h, i)
-        sum_x = sum_x + _weighted(value, h, i)
         least, greatest = v.smaller(value, least), v.larger(value, greatest)
     least = v.smaller(least, zero)
     span = v.larger(greatest - least, zero)
     best_scale, best_minimum, best_error = zero, zero, v.splat(_INFINITY)
     for start in range(len(starts)):
-        scale = span / v.splat(starts[start, 1])
+        scale, error = span / v.splat(starts[start, 1]), best_error
         minimum = v.larger(scale * v.splat(starts[start, 0]) - least, zero)
         for _ in range(REFITS):
-            scale, minimum = _refit(x, h, sum_h, sum_x, scale, minimum, max_code)
-        error = _error(x, h, scale, minimum, max_code)
+            scale, minimum, error = _refit(x, h, sums, scale, minimum, max_code)
         best_scale = v.where_less(error, best_error, scale, best_scale)
         best_minimum = v.where_less(error, best_error, minimum, best_minimum)
         best_error = v.smaller(error, best_error)
@@ -119,36 +129,49 @@ def _search(x: Any, h: Any, starts: Any, max_code: Any) -> Any:
 
 
 @njit
-def _row_codes(values: Any, n_blocks: Any) -> Any:
-    """Factors of the rows; the values, at address `values`, become whole codes."""
-    zero, max_code = v.splat(_ZERO), v.splat(MAX_SCALE_CODE)
+def _row_factor(values: Any, n_blocks: Any) -> Any:
+    """Factors of the rows for the numbers of their blocks at address `values`."""
+    zero = v.splat(_ZERO)
     factor = zero
     for block in range(n_blocks):
         factor = v.larger(v.load(values + _VECTOR * block), factor)
-    factor = factor / max_code
-    factor = v.where_less(factor, v.splat(SMALLEST_SCALE), zero, factor)
-    for block in range(n_blocks):
-        # Where the factor is 0, 0 / 0 is no number, and not greater than 0.
-        codes = v.larger(v.load(values + _VECTOR * block) / factor, zero)
-        codes = v.where_less(zero, factor, _rounded(v.smaller(codes, max_code)), zero)
-        v.store(values + _VECTOR * block, codes)
-    return factor
+    factor = factor / v.splat(MAX_SCALE_CODE)
+    return v.where_less(factor, v.splat(SMALLEST_SCALE), zero, factor)
 
 
 @njit
-def _near(code: Any, step: Any) -> Any:
-    return v.smaller(v.larger(code + v.splat(step), v.splat(_ZERO)), v.splat(MAX_SCALE_CODE))
+def _nearest(value: Any, factor: Any) -> Any:
+    """Codes of numbers in units of factors."""
+    zero = v.splat(_ZERO)
+    code = _rounded(v.smaller(v.larger(value, zero) / factor, v.splat(MAX_SCALE_CODE)))
+    return v.where_less(zero, factor, code, zero)
 
 
 @njit
-def _round(x: Any, h: Any, sc: Any, mc: Any, d: Any, m: Any, max_code: Any) -> Any:
-    """Step 2: the best neighbours of `sc` and `mc` for the row factors `d` and `m`."""
-    best_sc, best_mc, best_error = sc, mc, v.splat(_INFINITY)
-    for step in range(_N_NEIGHBOURS):
-        near_sc, near_mc = _near(sc, NEIGHBOURS[step, 0]), _near(mc, NEIGHBOURS[step, 1])
-        error = _error(x, h, d * near_sc, m * near_mc, max_code)
-        best_sc = v.where_less(error, best_error, near_sc, best_sc)
-        best_mc = v.where_less(error, best_error, near_mc, best_mc)
+def _mean_code(mean: Any, scale: Any, minimum: Any, max_code: Any) -> Any:
+    """The mean of codes which least squares lead to this scale and minimum."""
+    zero, total = v.splat(_ZERO), mean + minimum
+    inside = v.where_less(total, scale * max_code, total / scale, max_code)
+    return v.larger(v.where_less(scale, v.splat(SMALLEST_SCALE), max_code, inside), zero)
+
+
+@njit
+def _round(
+    x: Any, h: Any, sums: Any, scale: Any, minimum: Any, d: Any, m: Any, max_code: Any
+) -> Any:
+    """Step 2: codes of the scale and minimum for the row factors `d` and `m`."""
+    nearest = _nearest(scale, d)
+    best_sc, best_mc = nearest, _nearest(minimum, m)
+    best_error = _error(x, h, d * best_sc, m * best_mc, max_code)
+    mean = sums[1] / sums[0]
+    mean_code = _mean_code(mean, scale, minimum, max_code)
+    for step in range(_N_STEPS):
+        moved = v.larger(nearest + v.splat(SCALE_STEPS[step]), v.splat(_ZERO))
+        sc = v.smaller(moved, v.splat(MAX_SCALE_CODE))
+        mc = _nearest((d * sc) * mean_code - mean, m)
+        error = _error(x, h, d * sc, m * mc, max_code)
+        best_sc = v.where_less(error, best_error, sc, best_sc)
+        best_mc = v.where_less(error, best_error, mc, best_mc)
         best_error = v.smaller(error, best_error)
     return best_sc, best_mc
 
@@ -179,18 +202,19 @@ def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
             lane = block % CHUNK_BLOCKS * TILE_ROWS
             if lane == 0:
                 load_chunk(w, row, block, chunk)
-            h_block = _importance_of(h, block)
-            scale, minimum = _search(x_chunk + _FLOAT * lane, h_block, starts, max_code)
+            x, h_block = x_chunk + _FLOAT * lane, _importance_of(h, block)
+            scale, minimum = _search(x, h_block, _sums(x, h_block), starts, max_code)
             v.store(scales + _VECTOR * block, scale)
             v.store(minimums + _VECTOR * block, minimum)
-        d, m = _row_codes(scales, n_blocks), _row_codes(minimums, n_blocks)
+        d, m = _row_factor(scales, n_blocks), _row_factor(minimums, n_blocks)
         for block in range(n_blocks):
             lane = block % CHUNK_BLOCKS * TILE_ROWS
             if lane == 0:
                 load_chunk(w, row, block, chunk)
             x, h_block = x_chunk + _FLOAT * lane, _importance_of(h, block)
-            sc, mc = v.load(scales + _VECTOR * block), v.load(minimums + _VECTOR * block)
-            sc, mc = _round(x, h_block, sc, mc, d, m, max_code)
+            scale, minimum = v.load(scales + _VECTOR * block), v.load(minimums + _VECTOR * block)
+            sums = _sums(x, h_block)
+            sc, mc = _round(x, h_block, sums, scale, minimum, d, m, max_code)
             minimum, inverse = m * mc, _inverse(d * sc)
             for i in range(BLOCK):
                 code = _code(v.load(x + _CHUNK_ROW * i), minimum, inverse, max_code)

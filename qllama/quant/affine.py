@@ -12,9 +12,11 @@ column where that is given, in two steps; c is the greatest code:
 1. Without rounding scale and minimum. Sixteen starts place the block's least weight
    at code `e` and its greatest at code `c - f`, for e and f in `ENDS`; each is
    refitted twice (codes for the scale and minimum, then the least-squares scale
-   and minimum for the codes, minimum >= 0). The start of least error is kept.
-2. d = greatest scale of the row / 255, m = greatest minimum / 255. Of the nearest
-   sc and mc and their neighbours the pair of least error is kept, its codes being
+   and minimum for the codes, minimum >= 0). The fit of least error with its codes, which
+   the sums of the fit give without another look at the weights, is kept.
+2. d = greatest scale of the row / 255, m = greatest minimum / 255. Four pairs are tried, and
+   that of least error is kept: the nearest sc and mc; and the nearest sc and its neighbours
+   with the mc for which the mean of the block stays where step 1 had it. The codes are
    clamp(rint((w + m * mc) * (1 / (d * sc))), 0, c).
 
 Scales below float32's smallest normal number count as 0: their inverse would
@@ -26,6 +28,8 @@ one by one. Reference: `docs/quantization.md` for the measurements behind it,
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +50,7 @@ from qllama.quant.tile16 import (
 )
 from qllama.quant.types import BLOCK, QUANT_TYPES, TILE_ROWS
 
-__all__ = ["MAX_SCALE_CODE", "NEIGHBOURS", "REFITS", "SMALLEST_SCALE", "AffineCodec", "starts"]
+__all__ = ["MAX_SCALE_CODE", "REFITS", "SCALE_STEPS", "SMALLEST_SCALE", "AffineCodec", "starts"]
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
@@ -61,11 +65,8 @@ ENDS = {4: (0.0, -0.4, 0.4, 1.0), 6: (0.0, 0.8, 1.8, 3.2)}
 
 REFITS = 2
 
-#: (9, 2): steps of sc and mc; no step first, so that it wins ties.
-NEIGHBOURS: Float32 = np.array(
-    sorted(((s, m) for s in (-1, 0, 1) for m in (-1, 0, 1)), key=lambda step: step != (0, 0)),
-    np.float32,
-)
+#: Steps from the nearest sc whose best mc is tried.
+SCALE_STEPS: Float32 = np.array([0, -1, 1], np.float32)
 
 _JOIN = {4: join_nibbles, 6: join_sixes}
 _SPLIT = {4: split_nibbles, 6: split_sixes}
@@ -87,81 +88,105 @@ def starts(bits: int) -> Float32:
     return np.array([(e, greatest - f - e) for e in ENDS[bits] for f in ENDS[bits]], np.float32)
 
 
-def _codes(x: Float32, scale: Float32, minimum: Float32, bits: int) -> Float32:
-    """Best codes, whole float32 (32, n), of blocks x (32, n) for scale and minimum (n,)."""
-    usable = scale >= SMALLEST_SCALE
-    inverse = np.where(usable, np.float32(1) / np.where(usable, scale, 1), np.float32(0))
-    codes: Float32 = np.clip(
-        np.rint((x + minimum) * inverse), np.float32(0), np.float32(2**bits - 1)
-    )
-    return codes
+@dataclass(frozen=True, slots=True)
+class _Blocks:
+    """Blocks x (32, n), their importance h (32, n), and weighted sums (n,) over each."""
+
+    x: Float32
+    h: Float32
+    bits: int
+    sum_h: Float32
+    sum_x: Float32
+    sum_xx: Float32
+
+    @classmethod
+    def of(cls, x: Float32, h: Float32, bits: int) -> _Blocks:
+        hx = h * x
+        return cls(x, h, bits, sum_block(h), sum_block(hx), sum_block(hx * x))
+
+    def codes(self, scale: Float32, minimum: Float32) -> Float32:
+        """Best codes, whole float32 (32, n), for scale and minimum (n,)."""
+        usable = scale >= SMALLEST_SCALE
+        inverse = np.where(usable, np.float32(1) / np.where(usable, scale, 1), np.float32(0))
+        codes: Float32 = np.clip(
+            np.rint((self.x + minimum) * inverse), np.float32(0), np.float32(2**self.bits - 1)
+        )
+        return codes
+
+    def error(self, scale: Float32, minimum: Float32) -> Float32:
+        """Weighted squared error (n,) with the best codes."""
+        difference = (scale * self.codes(scale, minimum) - minimum) - self.x
+        return sum_block(self.h * (difference * difference))
+
+    def refit(self, scale: Float32, minimum: Float32) -> tuple[Float32, Float32, Float32]:
+        """Least-squares scale and minimum (n,) for the codes that the given ones lead to.
+
+        Where all codes are equal, or the fit has no positive scale, the given ones stay. The
+        third is their weighted squared error (n,) with these codes.
+        """
+        q = self.codes(scale, minimum)
+        hq = self.h * q
+        sum_q, sum_qq, sum_xq = sum_block(hq), sum_block(hq * q), sum_block(hq * self.x)
+        determinant = self.sum_h * sum_qq - sum_q * sum_q
+        solvable = determinant > 0
+        divisor = np.where(solvable, determinant, np.float32(1))
+        fitted_scale = (self.sum_h * sum_xq - sum_q * self.sum_x) / divisor
+        fitted_minimum = (sum_q * sum_xq - sum_qq * self.sum_x) / divisor
+        # The best fit without a minimum, where the free one would need a negative one.
+        bare_scale = sum_xq / np.where(solvable, sum_qq, np.float32(1))
+        has_minimum = fitted_minimum > 0
+        fitted_scale = np.where(has_minimum, fitted_scale, bare_scale)
+        fitted_minimum = np.where(has_minimum, fitted_minimum, np.float32(0))
+        better = solvable & (fitted_scale > 0)
+        s = np.where(better, fitted_scale, scale)
+        m = np.where(better, fitted_minimum, minimum)
+        two = np.float32(2)
+        of_scale = s * (two * sum_xq - s * sum_qq)
+        of_minimum = m * ((two * self.sum_x - two * s * sum_q) + m * self.sum_h)
+        return s, m, (self.sum_xx - of_scale) + of_minimum
+
+    def search(self) -> tuple[Float32, Float32]:
+        """Step 1: scale and minimum (n,), not yet rounded."""
+        least = self.x.min(axis=0)
+        least = np.where(least < 0, least, np.float32(0))
+        span = self.x.max(axis=0) - least
+        span = np.where(span > 0, span, np.float32(0))
+        best = tuple(np.zeros_like(span) for _ in range(2))
+        best_error = np.full_like(span, np.inf)
+        for code_of_least, n_codes in starts(self.bits):
+            scale = span / n_codes
+            minimum = scale * code_of_least - least
+            minimum = np.where(minimum > 0, minimum, np.float32(0))
+            for _ in range(REFITS):
+                scale, minimum, error = self.refit(scale, minimum)
+            better = error < best_error
+            best_error = np.where(better, error, best_error)
+            best = np.where(better, scale, best[0]), np.where(better, minimum, best[1])
+        return best
+
+    def mean_code(self, scale: Float32, minimum: Float32) -> Float32:
+        """The mean (n,) of codes which least squares lead to this scale and minimum."""
+        greatest = np.float32(2**self.bits - 1)
+        total = self.sum_x / self.sum_h + minimum
+        is_inside = (total < scale * greatest) & (scale >= SMALLEST_SCALE)
+        mean = np.where(is_inside, total / np.where(is_inside, scale, np.float32(1)), greatest)
+        return np.where(mean > 0, mean, np.float32(0))
 
 
-def _error(x: Float32, h: Float32, scale: Float32, minimum: Float32, bits: int) -> Float32:
-    """Squared error (n,), weighted by h (32, n), of blocks x (32, n) with their best codes."""
-    difference = (scale * _codes(x, scale, minimum, bits) - minimum) - x
-    return sum_block(h * (difference * difference))
-
-
-def _refit(
-    x: Float32,
-    h: Float32,
-    sum_h: Float32,
-    sum_x: Float32,
-    scale: Float32,
-    minimum: Float32,
-    bits: int,
-) -> tuple[Float32, Float32]:
-    """Least-squares scale and minimum (n,) for the codes that the given ones lead to.
-
-    Where all codes are equal, or the fit has no positive scale, the given ones stay.
-    """
-    q = _codes(x, scale, minimum, bits)
-    hq = h * q
-    sum_q, sum_qq, sum_xq = sum_block(hq), sum_block(hq * q), sum_block(hq * x)
-    determinant = sum_h * sum_qq - sum_q * sum_q
-    solvable = determinant > 0
-    divisor = np.where(solvable, determinant, np.float32(1))
-    fitted_scale = (sum_h * sum_xq - sum_q * sum_x) / divisor
-    fitted_minimum = (sum_q * sum_xq - sum_qq * sum_x) / divisor
-    # The best fit without a minimum, where the free one would need a negative one.
-    bare_scale = sum_xq / np.where(solvable, sum_qq, np.float32(1))
-    has_minimum = fitted_minimum > 0
-    fitted_scale = np.where(has_minimum, fitted_scale, bare_scale)
-    fitted_minimum = np.where(has_minimum, fitted_minimum, np.float32(0))
-    better = solvable & (fitted_scale > 0)
-    return np.where(better, fitted_scale, scale), np.where(better, fitted_minimum, minimum)
-
-
-def _search(x: Float32, h: Float32, bits: int) -> tuple[Float32, Float32]:
-    """Step 1: scale and minimum (n,) of blocks x (32, n), not yet rounded."""
-    sum_h, sum_x = sum_block(h), sum_block(h * x)
-    least = x.min(axis=0)
-    least = np.where(least < 0, least, np.float32(0))
-    span = x.max(axis=0) - least
-    span = np.where(span > 0, span, np.float32(0))
-    best = tuple(np.zeros_like(span) for _ in range(2))
-    best_error = np.full_like(span, np.inf)
-    for code_of_least, n_codes in starts(bits):
-        scale = span / n_codes
-        minimum = scale * code_of_least - least
-        minimum = np.where(minimum > 0, minimum, np.float32(0))
-        for _ in range(REFITS):
-            scale, minimum = _refit(x, h, sum_h, sum_x, scale, minimum, bits)
-        error = _error(x, h, scale, minimum, bits)
-        better = error < best_error
-        best_error = np.where(better, error, best_error)
-        best = np.where(better, scale, best[0]), np.where(better, minimum, best[1])
-    return best
-
-
-def _row_codes(values: Float32) -> tuple[Float32, Float32]:
-    """Factor (rows,) and whole float32 codes (rows, blocks) of non-negative values."""
+def _row_factors(values: Float32) -> Float32:
+    """Factor (rows,) of non-negative values (rows, blocks): the greatest has code 255."""
     factor = values.max(axis=1) / MAX_SCALE_CODE
-    usable = factor >= SMALLEST_SCALE
-    codes = np.rint(values / np.where(usable, factor, np.float32(1))[:, None])
-    codes = np.where(usable[:, None], np.minimum(codes, MAX_SCALE_CODE), np.float32(0))
-    return np.where(usable, factor, np.float32(0)), codes
+    usable: Float32 = np.where(factor >= SMALLEST_SCALE, factor, np.float32(0))
+    return usable
+
+
+def _nearest(values: Float32, factor: Float32) -> Float32:
+    """Whole float32 codes (n,) of values (n,) in units of factor (n,); 0 where that is 0."""
+    usable = factor > 0
+    positive = np.where(values > 0, values, np.float32(0))
+    codes = np.rint(positive / np.where(usable, factor, np.float32(1)))
+    limited: Float32 = np.where(usable, np.minimum(codes, MAX_SCALE_CODE), np.float32(0))
+    return limited
 
 
 class AffineCodec(Codec):
@@ -187,21 +212,24 @@ class AffineCodec(Codec):
         x = np.ascontiguousarray(w.reshape(-1, BLOCK).T)
         # Times 1 is exact, so that without importance the sums are those of the plain search.
         columns = blocks_of_columns(np.ones(k, np.float32) if h is None else h, rows)
-        scales, minimums = (a.reshape(rows, -1) for a in _search(x, columns, self.bits))
-        d, scale_codes = _row_codes(scales)
-        m, minimum_codes = _row_codes(minimums)
+        blocks = _Blocks.of(x, columns, self.bits)
+        scale, minimum = blocks.search()
+        d, m = _row_factors(scale.reshape(rows, -1)), _row_factors(minimum.reshape(rows, -1))
         d_block, m_block = (np.repeat(a, k // BLOCK) for a in (d, m))
-        start = scale_codes.reshape(-1), minimum_codes.reshape(-1)
-        sc, mc = start
+        nearest_sc = _nearest(scale, d_block)
+        pairs = [(nearest_sc, _nearest(minimum, m_block))]
+        mean, mean_code = blocks.sum_x / blocks.sum_h, blocks.mean_code(scale, minimum)
+        for step in SCALE_STEPS:
+            near_sc = np.clip(nearest_sc + step, np.float32(0), MAX_SCALE_CODE)
+            pairs.append((near_sc, _nearest((d_block * near_sc) * mean_code - mean, m_block)))
+        sc, mc = pairs[0]
         best_error = np.full_like(sc, np.inf)
-        for scale_step, minimum_step in NEIGHBOURS:
-            near_sc = np.clip(start[0] + scale_step, np.float32(0), MAX_SCALE_CODE)
-            near_mc = np.clip(start[1] + minimum_step, np.float32(0), MAX_SCALE_CODE)
-            error = _error(x, columns, d_block * near_sc, m_block * near_mc, self.bits)
+        for near_sc, near_mc in pairs:
+            error = blocks.error(d_block * near_sc, m_block * near_mc)
             better = error < best_error
             best_error = np.where(better, error, best_error)
             sc, mc = np.where(better, near_sc, sc), np.where(better, near_mc, mc)
-        codes = _codes(x, d_block * sc, m_block * mc, self.bits).T.reshape(rows, k)
+        codes = blocks.codes(d_block * sc, m_block * mc).T.reshape(rows, k)
         return self._store(codes, sc.reshape(rows, -1), mc.reshape(rows, -1), d, m)
 
     def _decode(self, tiles: UInt8) -> Float32:
