@@ -9,7 +9,7 @@ import html
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ class OpenModel:
     ) -> None:
         started = time.perf_counter()
         self._path = str(Path(model_path).absolute())
-        self._how = {
+        self._how: dict[str, Any] = {
             "n_ctx": n_ctx,
             "n_threads": n_threads,
             "n_batch": n_batch,
@@ -210,6 +210,25 @@ class OpenModel:
             When an id is not in the vocabulary.
         """
         return self._tokenizer.decode(ids, skip_special=not special)
+
+    def _text_ids(self, text: str | Sequence[int], *, add_eos: bool = False) -> list[int]:
+        """Tokens of a text to read, as the model was trained to read one; or those given."""
+        if isinstance(text, str):
+            return self._tokenizer.encode(
+                text, add_special=True, parse_special=False, add_eos=add_eos
+            )
+        return self._checked(text)
+
+    def _engine_for(self, *, n_ctx: int, n_slots: int) -> Engine:
+        """Return an engine of the same model for several sequences; to be closed."""
+        return Engine(
+            self._file,
+            n_ctx=n_ctx,
+            n_threads=self._engine.n_threads,
+            n_slots=n_slots,
+            n_batch=self._engine.n_batch,
+            kv_type=self._how["kv_type"],
+        )
 
     def _checked(self, token_ids: Iterable[int]) -> list[int]:
         ids = [int(token) for token in token_ids]

@@ -25,7 +25,7 @@ __all__ = ["cli", "main", "report_error"]
 # As `qllama --help` lists them; each lives in the module of its name.
 _HEADINGS = {
     "Daily use": ("chat", "generate", "pull", "list", "show", "rm"),
-    "Models": ("convert", "calibrate", "inspect", "verify", "tokenize"),
+    "Models": ("convert", "calibrate", "inspect", "verify", "tokenize", "embed"),
     "Measuring": ("bench", "perplexity", "warmup"),
 }
 COMMANDS = tuple(name for names in _HEADINGS.values() for name in names)
@@ -42,6 +42,7 @@ _ELSEWHERE = {
     "quantize": "convert",
     "ppl": "perplexity",
     "imatrix": "calibrate",
+    "embedding": "embed",
 }
 
 EXIT_ERROR = 1

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from qllama.generation.filters import top_k
 
-__all__ = ["TokenLogprob", "logprobs_of", "token_logprob"]
+__all__ = ["TokenLogprob", "token_logprob"]
 
 
 class TokenLogprob(NamedTuple):
@@ -52,25 +52,6 @@ def token_logprob(logits: npt.NDArray[np.float32], token: int, n_top: int) -> To
         token,
         float(logits[token]) - total,
         tuple((other, float(logits[other]) - total) for other in top),
-    )
-
-
-def logprobs_of(
-    logits: npt.NDArray[np.float32], tokens: npt.NDArray[np.int32]
-) -> npt.NDArray[np.float64]:
-    """Return each row's logarithm of the probability of its token.
-
-    Parameters
-    ----------
-    logits : float32, (n_tokens, vocab_size)
-    tokens : int32, (n_tokens,)
-
-    Returns
-    -------
-    float64, (n_tokens,)
-    """
-    return np.array(
-        [float(row[token]) - _log_sum_exp(row) for row, token in zip(logits, tokens, strict=True)]
     )
 
 

@@ -144,7 +144,7 @@ class Session:
         self,
         tokens: npt.NDArray[np.int32],
         *,
-        all_logits: bool = False,
+        logits_from: int | None = None,
         on_progress: Progress | None = None,
         check: Callable[[], None] | None = None,
     ) -> Evaluated:
@@ -154,8 +154,9 @@ class Session:
         ----------
         tokens : int32, (n_tokens,)
             The whole sequence, at least one token.
-        all_logits : bool
-            Return logits of every token, which evaluates all of them again.
+        logits_from : int, optional
+            Return logits of every token from this place on, which evaluates them again;
+            without it, of the last token.
         on_progress : callable, optional
             Given new tokens done and new tokens in all between the engine's batches;
             an exception it raises ends the evaluation and leaves the session consistent.
@@ -165,7 +166,7 @@ class Session:
         Returns
         -------
         Evaluated
-            `n_rows` is 1, the last token's, or `n_tokens` with `all_logits`.
+            `n_rows` is 1, the last token's, or `n_tokens - logits_from`.
 
         Raises
         ------
@@ -182,9 +183,9 @@ class Session:
                 f"{tokens.size} tokens do not fit the context window of {self.n_ctx}: "
                 "shorten the text, or load the model with a larger n_ctx"
             )
-        shared = self._prepare(tokens, all_logits)
         # The last token is evaluated even if it is held: its logits are not kept.
-        n_reused = 0 if all_logits else min(shared, tokens.size - 1)
+        first = tokens.size - 1 if logits_from is None else logits_from
+        n_reused = min(self._prepare(tokens, first), first)
         # An interrupt may strike anywhere below, so a token counts as held only
         # once the engine has said that it is.
         self._n_held = n_reused
@@ -199,12 +200,12 @@ class Session:
             tokens[n_reused:].tolist(),
             position=n_reused,
             slot=self._slot,
-            all_logits=all_logits,
+            all_logits=logits_from is not None,
             on_progress=on_chunk,
             check=check,
         )
         self._n_held = tokens.size
-        return Evaluated(logits, n_reused)
+        return Evaluated(logits if logits_from is None else logits[first - n_reused :], n_reused)
 
     def snapshot(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
         """Return the tokens held, int32 (n_tokens,), and a copy of their keys and values.
@@ -243,12 +244,12 @@ class Session:
             raise ValueError("the model is closed")
         return self._evaluator
 
-    def _prepare(self, tokens: npt.NDArray[np.int32], all_logits: bool) -> int:
+    def _prepare(self, tokens: npt.NDArray[np.int32], n_reusable: int) -> int:
         """Save what `tokens` displace, bring back what they continue; return what is in common."""
         held = self._buffer[: self._n_held]
         shared = n_common(held, tokens)
         found = None
-        if not all_logits and tokens.size - shared >= _FEWEST:
+        if n_reusable - shared >= _FEWEST:
             found = self._displaced.longest(tokens)
         if _is_worth_a_copy(held.size - shared, held.size):
             self._save(held)

@@ -6,6 +6,7 @@ import ctypes
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from qllama.config import ModelConfig
 from qllama.kernels.kv_layout import Q8
@@ -166,6 +167,14 @@ class Buffers:
         for kind in ("q8", "f32"):
             if kind not in weights.packings:  # address 0 tells the packing to skip this kind
                 self.model[0]["packed_" + kind] = self.model[0]["hidden_" + kind] = 0
+
+    def residual(self, n_tokens: int) -> npt.NDArray[np.float32]:
+        """Copy what the last layer left of a step's first tokens, float32 (n_tokens, hidden)."""
+        model = self.model[0]
+        n_bytes = _FLOAT * n_tokens * int(model["hidden_padded"])
+        memory = memoryview((ctypes.c_char * n_bytes).from_address(int(model["residual"])))
+        rows: npt.NDArray[np.float32] = np.frombuffer(memory, np.float32).reshape(n_tokens, -1)
+        return np.array(rows[:, : model["hidden_size"]])
 
     def clear_arrivals(self) -> None:
         """Forget which chunks of split attention are done: of a step that did not end."""

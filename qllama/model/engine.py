@@ -17,6 +17,7 @@ from qllama.config import DEFAULT_N_BATCH
 from qllama.errors import ContextLengthError
 from qllama.format import QlmFile
 from qllama.kernels.cores import default_n_threads
+from qllama.kernels.reference import rms_norm
 from qllama.kernels.team import ThreadTeam
 from qllama.model.attention_plan import AttentionPlan
 from qllama.model.batch import Batch
@@ -114,6 +115,7 @@ class Engine:
             self.config, self._weights, self._cache, self._team, self._plan, self.n_batch
         )
         self._pace = Pace(self.config, self.n_threads)
+        self._final_norm = file.vector("model.norm.weight")
         self._decoder = decoder().address
         self._step = np.zeros(1, STEP)
         self._step["model"] = self._buffers.model.ctypes.data
@@ -186,6 +188,33 @@ class Engine:
                 on_progress(chunk.stop, n_tokens)
             first = chunk.stop
         return logits[0] if len(logits) == 1 else np.concatenate(logits)
+
+    def hidden(
+        self,
+        tokens: npt.NDArray[np.int32],
+        positions: npt.NDArray[np.int32],
+        slots: npt.NDArray[np.int32],
+    ) -> npt.NDArray[np.float32]:
+        """Evaluate one ragged batch for what the output head would read.
+
+        Parameters
+        ----------
+        tokens, positions, slots : int32, (n_tokens,)
+            As `forward` takes them.
+
+        Returns
+        -------
+        float32, (n_tokens, hidden_size)
+            The last layer's output of every token, normalized.
+
+        Raises
+        ------
+        ContextLengthError, ValueError
+            As `forward`.
+        """
+        self.forward(tokens, positions, slots, ())
+        states = self._buffers.residual(len(tokens))
+        return rms_norm(states, self._final_norm, self.config.rms_norm_eps)
 
     @property
     def kv_layout(self) -> KvLayout:

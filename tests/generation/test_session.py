@@ -41,10 +41,21 @@ def test_session_all_logits_evaluates_everything_and_holds_it():
     engine = FakeEngine()
     session = Session(engine)
     session.evaluate(tokens(1, 2, 3))
-    found = session.evaluate(tokens(1, 2, 3), all_logits=True)
+    found = session.evaluate(tokens(1, 2, 3), logits_from=0)
     assert found.logits.shape == (3, 260)
     assert engine.evaluated == [3, 3]
     assert session.evaluate(tokens(1, 2, 3, 4)).n_reused == 3
+
+
+def test_session_logits_from_a_place_on_reuse_what_is_before_it():
+    engine = FakeEngine()
+    session = Session(engine)
+    everything = session.evaluate(tokens(1, 2, 3, 4, 5), logits_from=0).logits
+    for held, first, evaluated in ((5, 3, 2), (2, 3, 3), (0, 4, 5)):
+        session.evaluate(tokens(*range(1, held + 1), 9))
+        found = session.evaluate(tokens(1, 2, 3, 4, 5), logits_from=first)
+        np.testing.assert_array_equal(found.logits, everything[first:])
+        assert engine.evaluated[-1] == evaluated
 
 
 def test_session_progress_is_that_of_the_new_tokens():

@@ -1,0 +1,217 @@
+"""Answers of an open model: continued texts and conversations, whole or in pieces.
+
+Owns how a prompt or messages become tokens and what calls have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from qllama.api.model import OpenModel
+from qllama.generation.generator import GenerationOptions
+from qllama.generation.loop import Stream
+from qllama.generation.results import Completion
+from qllama.tokenizer.chat import ChatTemplate, check_messages
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["AnsweringModel"]
+
+
+class AnsweringModel(OpenModel):
+    """What `Llama` answers with."""
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[GenerationOptions],
+    ) -> Completion: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stream: Literal[True],
+        **options: Unpack[GenerationOptions],
+    ) -> Stream: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stream: bool = False,
+        **options: Unpack[GenerationOptions],
+    ) -> Completion | Stream:
+        """Continue a text.
+
+        Parameters
+        ----------
+        prompt : str or sequence of int
+            The text, in which `<|im_start|>` and its like are control tokens, with
+            BOS added if the model wants it; or its token ids, taken as they are.
+        stream : bool
+            Return the answer piece by piece, while it is made.
+        max_tokens : int, optional
+            Most tokens to choose; None and -1 go on until the context is full, 0
+            evaluates the prompt only, so that a later call can reuse it.
+        temperature, top_k, top_p, min_p, typical_p, xtc_probability, xtc_threshold : float
+            Which tokens may come and how boldly to choose; see `SamplingParams`,
+            also for the defaults. `temperature=0` always takes the likeliest.
+        repeat_penalty, repeat_last_n, presence_penalty, frequency_penalty : float
+            How to keep from repetition; see `SamplingParams`, also for `dry_*`.
+        mirostat, mirostat_tau, mirostat_eta : float
+            Hold the answer's surprise at a level; see `SamplingParams`.
+        logits_processors : sequence of callable
+            Your own part of it: each is given the tokens so far, int32 (n_tokens,), and
+            the logits, float32 (vocab_size,), and returns logits.
+        logit_bias : mapping of int to float
+            Added to single tokens' logits; -inf forbids a token.
+        seed : int, optional
+            Of the random draws: the same seed gives the same answer. None and -1
+            choose a new one, which the result tells.
+        stop : str or sequence of str
+            Texts that end the answer, themselves left out.
+        stop_token_ids : iterable of int
+            Tokens that end the answer, beside the model's own end tokens.
+        timeout : float, optional
+            Seconds until the answer ends as it is, its `finish_reason` then `timeout`;
+            waiting for calls of other threads counts.
+        logprobs : int, optional
+            Have the answer's `logprobs` tell how likely each token was, and which of up
+            to 20 were the likeliest.
+        on_progress : callable
+            Given prompt tokens done and to do after each chunk of at most `n_batch` of
+            them. It must not call this model.
+
+        Returns
+        -------
+        Completion or Stream
+            The answer, a `str`; or with `stream=True` an iterator of `Piece`, also
+            `str`, which joined are the same answer for the same seed. Its `cancel`
+            and `close` end it, from any thread.
+
+        Raises
+        ------
+        ContextLengthError
+            When the prompt does not fit the context window; it is never cut.
+        TypeError, ValueError
+            When an option is unknown or out of range; names it.
+        """
+        answer = self._generator.start(self._prompt_ids(prompt), **options)
+        return answer if stream else answer.completion()
+
+    def agenerate(
+        self, prompt: str | Sequence[int], **options: Unpack[GenerationOptions]
+    ) -> Stream:
+        """Continue a text in a coroutine, without blocking its event loop.
+
+        `await llm.agenerate(...)` is the answer; `async for piece in llm.agenerate(...)`
+        gives it piece by piece. A task that is cancelled cancels its answer.
+
+        Parameters
+        ----------
+        prompt, **options
+            As in `generate`, which says what is raised.
+        """
+        return self.generate(prompt, stream=True, **options)
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        stream: Literal[False] = False,
+        **options: Unpack[GenerationOptions],
+    ) -> Completion: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        stream: Literal[True],
+        **options: Unpack[GenerationOptions],
+    ) -> Stream: ...
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        stream: bool = False,
+        **options: Unpack[GenerationOptions],
+    ) -> Completion | Stream:
+        """Answer the last message of a conversation, by the model's own chat template.
+
+        Pass the whole conversation each time: only what is new in it is evaluated.
+        An answer that comes back as it was given keeps the tokens it was made of.
+
+        Parameters
+        ----------
+        messages : sequence of mapping
+            Each with `role` (`system`, `user`, `assistant`) and `content`.
+        stream : bool
+            Return the answer piece by piece, while it is made.
+        **options
+            As in `generate`.
+
+        Returns
+        -------
+        Completion or Stream
+            The answer's text, as in `generate`.
+
+        Raises
+        ------
+        TokenizerError
+            When the model has no chat template (use `generate` with a prompt in the
+            model's own form), or the template refuses the messages.
+        ContextLengthError
+            When the conversation does not fit the context window; it is never cut.
+        TypeError, ValueError
+            When an option is unknown or out of range, or a message incomplete.
+        """
+        prompt = self._render(messages)
+        ids = self._transcript.encode(prompt)
+        answer = self._generator.start(ids, **options)
+        self._transcript.remember(prompt, ids, answer)
+        return answer if stream else answer.completion()
+
+    def tokenize_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Return the token ids that `chat` would evaluate before it answers.
+
+        Parameters
+        ----------
+        messages : sequence of mapping
+            As in `chat`, which says what is raised.
+        """
+        return self._transcript.encode(self._render(messages))
+
+    def achat(
+        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[GenerationOptions]
+    ) -> Stream:
+        """Answer a conversation in a coroutine; see `agenerate`.
+
+        Parameters
+        ----------
+        messages, **options
+            As in `chat`.
+        """
+        return self.chat(messages, stream=True, **options)
+
+    def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        check_messages(messages)
+        if self._chat_template is None:
+            self._chat_template = ChatTemplate.of(self._tokenizer)
+        return self._chat_template.render(messages)
+
+    def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return self._tokenizer.encode(
+                prompt, add_special=True, parse_special=True, add_eos=False
+            )
+        return self._checked(prompt)
