@@ -97,7 +97,14 @@ def _affine_row(bits, tile, row, n_blocks, out):
         pair = codes + 64 * bits + row
         scale = v.load_scalar(factors) * np.float32(v.load_byte(pair))
         minimum = v.load_scalar(factors + 64) * np.float32(v.load_byte(pair + TILE_ROWS))
-        for k in range(BLOCK):
-            code = _nibble(codes, row, k) if bits == 4 else _six(codes, row, k)
-            value = scale * np.float32(code) - minimum
-            v.store_scalar(out + 4 * (BLOCK * block + k), value)
+        values = out + 4 * BLOCK * block
+        if bits == 4:
+            for g in range(4):
+                for j in range(4):
+                    byte = v.load_byte(codes + 64 * g + 4 * row + j)
+                    at = values + 16 * g + 4 * j
+                    v.store_scalar(at, scale * np.float32(byte & 15) - minimum)
+                    v.store_scalar(at + 64, scale * np.float32(byte >> 4) - minimum)
+        else:
+            for k in range(BLOCK):
+                v.store_scalar(values + 4 * k, scale * np.float32(_six(codes, row, k)) - minimum)
