@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from converter.check.weights import Weights
+from converter.check.weights import Weights, of_any_weights, on_own_threads
 from converter.sources.views import interleaved_to_half_split
 from qllama.config import ModelConfig
 from qllama.kernels import reference as ops
@@ -23,8 +23,6 @@ from qllama.tensors import EMBEDDING, FINAL_NORM, HEAD, ROPE_DIVISORS
 __all__ = ["Reading", "Text", "hidden_states", "losses"]
 
 F32 = npt.NDArray[np.float32]
-# Where weights are damaged, infinities and NaNs are what the caller looks for.
-_of_any_weights = np.errstate(over="ignore", invalid="ignore")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,8 @@ class Text:
     reading: Reading
 
 
-@_of_any_weights
+@on_own_threads
+@of_any_weights
 def hidden_states(
     weights: Weights,
     texts: Sequence[Text],
@@ -152,7 +151,8 @@ def hidden_states(
     return [x[span] for span in spans]
 
 
-@_of_any_weights
+@on_own_threads
+@of_any_weights
 def losses(weights: Weights, states: F32, targets: Sequence[int]) -> npt.NDArray[np.float64]:
     """How unlikely the model finds tokens, in nats.
 

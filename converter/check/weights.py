@@ -7,22 +7,51 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial, wraps
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
 
+from converter.in_order import in_order
 from converter.sources.base import SourceTensor
 from qllama.config import ModelConfig
 from qllama.format import QlmFile
+from qllama.kernels.cores import default_n_threads
 from qllama.kernels.quantize_error import decode_rows
 from qllama.quant import TILE_ROWS
 
-__all__ = ["SourceWeights", "StoredWeights", "Weights"]
+__all__ = ["SourceWeights", "StoredWeights", "Weights", "of_any_weights", "on_own_threads"]
 
 F32 = npt.NDArray[np.float32]
+_Given = ParamSpec("_Given")
+_Returned = TypeVar("_Returned")
 # 2 MiB as float32: stays in cache from where it is decoded to where it is multiplied.
 _SLAB_VALUES = 1 << 19
+# Where weights are damaged, infinities and NaNs are what the caller looks for.
+of_any_weights = np.errstate(over="ignore", invalid="ignore")
+
+
+def on_own_threads(function: Callable[_Given, _Returned]) -> Callable[_Given, _Returned]:
+    """Have BLAS multiply on the thread that calls it, while `function` runs.
+
+    Its own threads wait for more by spinning, on the cores that those that decode need; and
+    where others work on them too, each product waits until its last thread had its turn.
+    """
+
+    @wraps(function)
+    def limited(*args: _Given.args, **kwargs: _Given.kwargs) -> _Returned:
+        with _blas().limit(limits=1, user_api="blas"):
+            return function(*args, **kwargs)
+
+    return limited
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 class Weights(ABC):
@@ -62,18 +91,20 @@ class Weights(ABC):
         return values
 
     def slabs(self, name: str) -> Iterator[tuple[int, F32]]:
-        """Decode a matrix: yield the number of the first row, and float32 (rows, k).
+        """Decode a matrix: yield the number of the first row, and float32 (rows, k)."""
+        for first, last in self._bounds(name):
+            yield first, self.read(name, first, last)
 
-        By the calling thread alone: beside the library of the products, whose threads wait
-        for more by spinning, others get no core.
-        """
+    def _bounds(self, name: str) -> Iterator[tuple[int, int]]:
         rows, k = self.shapes[name]
         step = max(1, _SLAB_VALUES // (TILE_ROWS * k)) * TILE_ROWS
         for first in range(0, rows, step):
-            yield first, self.read(name, first, min(first + step, rows))
+            yield first, min(first + step, rows)
 
     def linear(self, x: F32, name: str) -> F32:
         """Multiply by a matrix: `x @ w.T`, with its bias where the model has one.
+
+        On several threads, of which each should multiply alone: see `on_own_threads`.
 
         Parameters
         ----------
@@ -85,9 +116,16 @@ class Weights(ABC):
         -------
         float32, (n, rows)
         """
-        out = np.empty((len(x), self.shapes[name + ".weight"][0]), np.float32)
-        for first, w in self.slabs(name + ".weight"):
-            np.matmul(x, w.T, out=out[:, first : first + len(w)])
+        matrix = name + ".weight"
+        out = np.empty((len(x), self.shapes[matrix][0]), np.float32)
+
+        @of_any_weights
+        def multiply(first: int, last: int) -> None:
+            np.matmul(x, self.read(matrix, first, last).T, out=out[:, first:last])
+
+        jobs = (partial(multiply, *bounds) for bounds in self._bounds(matrix))
+        for _ in in_order(jobs, default_n_threads()):
+            pass
         if name + ".bias" in self.shapes:
             out += self.vector(name + ".bias")
         return out

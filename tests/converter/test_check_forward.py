@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 from tiny_gguf import write_gguf
 
 from converter.check import weights as weights_module
@@ -113,3 +114,24 @@ def test_weights_of_a_file_are_its_own(tmp_path, preset, monkeypatch):
         starts, slabs = zip(*weights.slabs(name), strict=True)
         assert starts == tuple(range(0, 270, 16))
         np.testing.assert_array_equal(np.concatenate(slabs), expected)
+
+
+def test_forward_multiplies_on_its_own_threads_alone(tmp_path, monkeypatch):
+    def blas():
+        return [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+
+    source = GgufSource(write_gguf(tmp_path / "m.gguf"))
+    weights = SourceWeights(source.config, source.tensors)
+    meanwhile = []
+    read = SourceWeights.read
+    monkeypatch.setattr(
+        SourceWeights, "read", lambda *args: (meanwhile.extend(blas()), read(*args))[1]
+    )
+    with threadpool_limits(3, "blas"):
+        before = blas()
+        if not before:
+            pytest.skip("numpy's BLAS has no threads that could be limited")
+        hidden_states(weights, [Text(TOKENS, range(8), Reading(1e4))], 1, silent)
+        assert blas() == before
+    assert set(before) == {3}
+    assert set(meanwhile) == {1}
