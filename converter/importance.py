@@ -20,16 +20,27 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFWriter
 
+from converter.sources.base import SourceTensor
 from converter.sources.gguf_header import GgufHeader, GgufTensorInfo, read_header
 from converter.tensor_map import from_gguf, to_gguf
 from converter.wording import listed
 from qllama.errors import ConversionError
 from qllama.format.partial import PartialFile
-from qllama.tensors import EMBEDDING, HEAD
+from qllama.tensors import EMBEDDING, FINAL_NORM, HEAD
 
-__all__ = ["Importance", "multiplied_matrices", "read_importance", "write_importance"]
+__all__ = [
+    "Importance",
+    "importance_by_norm",
+    "multiplied_matrices",
+    "read_importance",
+    "write_importance",
+]
 
 F32 = npt.NDArray[np.float32]
+_NORMS = {
+    **dict.fromkeys(("q", "k", "v"), "input_layernorm"),
+    **dict.fromkeys(("gate", "up"), "post_attention_layernorm"),
+}
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _ADVICE = "make one of this model with `qllama calibrate`"
 
@@ -63,6 +74,36 @@ def multiplied_matrices(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]
     """
     looked_up = EMBEDDING if HEAD in shapes else None
     return {n: s[1] for n, s in shapes.items() if len(s) == 2 and n != looked_up}
+
+
+def importance_by_norm(name: str, tensors: Mapping[str, SourceTensor]) -> F32 | None:
+    """Estimate the importance of a matrix's columns without a text.
+
+    A norm's inputs, before its weights, have a mean square of 1 over the columns. So the
+    squares of its weights are what a model tells by itself of the columns' importance to
+    the matrices that come right after it.
+
+    Parameters
+    ----------
+    name : str
+        The matrix.
+    tensors : mapping
+        Of the model, by name.
+
+    Returns
+    -------
+    float32, (k,), or None
+        None where no norm comes right before: after attention, after the MLP's product, and
+        where rows are looked up. None, too, where the norm is damaged; it is refused by itself.
+    """
+    layer, _, part = name.removesuffix("_proj.weight").rpartition(".")
+    norm = f"{layer.rpartition('.')[0]}.{_NORMS.get(part)}.weight"
+    if name == HEAD or (name == EMBEDDING and HEAD not in tensors):
+        norm = FINAL_NORM
+    if norm not in tensors:
+        return None
+    squares = np.square(tensors[norm].read(0, tensors[norm].shape[0]))
+    return squares if np.isfinite(squares).all() else None
 
 
 def read_importance(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Importance:

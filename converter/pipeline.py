@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.hashing import SourceHashes
-from converter.importance import Importance, read_importance
+from converter.importance import Importance, importance_by_norm, read_importance
 from converter.naming import default_out_path
 from converter.page_cache import dropped_when_read
 from converter.quality import Quality
@@ -209,8 +209,12 @@ class _Job:
         return cls(path, out, source, recipe, specs, weighing)
 
     def importance_of(self, name: str) -> npt.NDArray[np.float32] | None:
-        """Importance of the columns of the matrix `name`, as far as it is known."""
-        return None if self.importance is None else self.importance.columns.get(name)
+        """Importance of the columns of the matrix `name`, as far as it is known.
+
+        From a file, or else from the weights of the norm before it.
+        """
+        known = None if self.importance is None else self.importance.columns.get(name)
+        return importance_by_norm(name, self.source.tensors) if known is None else known
 
     def writer(self, provenance: dict[str, Any]) -> QlmWriter:
         tokenizer, blob = self.source.tokenizer

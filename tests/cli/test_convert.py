@@ -85,7 +85,7 @@ def test_convert_dry_run_lists_every_tensor_and_writes_nothing(run, tmp_path):
     ]
     assert lines[-2] == f"{source}: 21 tensors, 5.3 MB"
     assert re.fullmatch(
-        rf"would write {tmp_path / 'out.qlm'}: q4, 1\.3 M weights at 5\.\d\d bits, \d\.\d MB",
+        rf"would write {tmp_path / 'out.qlm'}: q4, 1\.3 M weights at 4\.\d\d bits, \d\.\d MB",
         lines[-1],
     )
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.F32.gguf"]

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from tiny_gguf import write_gguf
 
-from converter.importance import multiplied_matrices, read_importance, write_importance
+from converter.importance import (
+    importance_by_norm,
+    multiplied_matrices,
+    read_importance,
+    write_importance,
+)
 from converter.pipeline import convert
 from converter.sources.gguf import GgufSource
 from converter.tensor_map import from_gguf, to_gguf
@@ -185,3 +190,32 @@ def test_convert_importance_of_another_model_makes_no_file(tmp_path, source):
     with pytest.raises(ConversionError, match="of another model"):
         convert(source, tmp_path / "m.qlm", importance=other)
     assert not (tmp_path / "m.qlm").exists()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_importance_by_norm_is_of_matrices_that_read_the_norm(tmp_path, tied):
+    tensors = GgufSource(write_gguf(tmp_path / "m.gguf", tied=tied)).tensors
+    read = {name: t.read(0, t.shape[0]) for name, t in tensors.items() if len(t.shape) == 1}
+    norms = {
+        **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "model.layers.1.input_layernorm.weight"),
+        **dict.fromkeys(("gate_proj", "up_proj"), "model.layers.1.post_attention_layernorm.weight"),
+    }
+    for part in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"):
+        (name,) = (n for n in tensors if n.startswith("model.layers.1.") and f"{part}.weight" in n)
+        found = importance_by_norm(name, tensors)
+        if part in norms:
+            np.testing.assert_array_equal(found, read[norms[part]] ** 2)
+        else:
+            assert found is None
+    final = read["model.norm.weight"] ** 2
+    if tied:
+        np.testing.assert_array_equal(importance_by_norm(EMBEDDING, tensors), final)
+    else:
+        assert importance_by_norm(EMBEDDING, tensors) is None
+        np.testing.assert_array_equal(importance_by_norm(HEAD, tensors), final)
+
+
+def test_importance_by_norm_of_a_damaged_norm_is_none(tmp_path):
+    bad = {"blk.0.attn_norm.weight": np.full(256, np.nan, np.float32)}
+    tensors = GgufSource(write_gguf(tmp_path / "m.gguf", extra=bad)).tensors
+    assert importance_by_norm("model.layers.0.self_attn.q_proj.weight", tensors) is None

@@ -53,6 +53,50 @@ def test_presets_are_what_the_command_line_offers():
     assert tuple(PRESETS) == WEIGHT_TYPES
 
 
+def llama(hidden, vocab, n_layers, intermediate, kv_dim, *, is_tied):
+    shapes = {EMBEDDING: (vocab, hidden)}
+    for i in range(n_layers):
+        shapes |= {
+            f"model.layers.{i}.{name}.weight": shape
+            for name, shape in (
+                ("input_layernorm", (hidden,)),
+                ("self_attn.q_proj", (hidden, hidden)),
+                ("self_attn.k_proj", (kv_dim, hidden)),
+                ("self_attn.v_proj", (kv_dim, hidden)),
+                ("self_attn.o_proj", (hidden, hidden)),
+                ("post_attention_layernorm", (hidden,)),
+                ("mlp.gate_proj", (intermediate, hidden)),
+                ("mlp.up_proj", (intermediate, hidden)),
+                ("mlp.down_proj", (hidden, intermediate)),
+            )
+        }
+    return shapes if is_tied else {**shapes, HEAD: (vocab, hidden)}
+
+
+@pytest.mark.parametrize(
+    ("shapes", "raised"),
+    [
+        # SmolLM2-135M, Llama 3.2 1B and 3B: their tied embeddings do not fit at 6 bits.
+        (llama(576, 49152, 30, 1536, 192, is_tied=True), {"v_proj": 30, "k_proj": 30}),
+        (llama(2048, 128256, 16, 8192, 512, is_tied=True), {"v_proj": 16, "k_proj": 16}),
+        (llama(3072, 128256, 28, 8192, 1024, is_tied=True), {"v_proj": 28, "k_proj": 28}),
+        # Llama 3 8B, and Llama 2 7B, whose v and k are as large as q.
+        (
+            llama(4096, 128256, 32, 14336, 1024, is_tied=False),
+            {"v_proj": 32, "k_proj": 32, HEAD: 1},
+        ),
+        (llama(4096, 32000, 32, 11008, 4096, is_tied=False), {"v_proj": 32, HEAD: 1}),
+    ],
+)
+def test_preset_q4_stays_within_its_budget_and_uses_it(shapes, raised):
+    types = preset("q4").types(shapes)
+    assert 4.78 < bits_per_weight(types, shapes) <= 4.8
+    for part, n in raised.items():
+        assert sum(t == "q6" for name, t in types.items() if part in name) == n
+    # An embedding that is only looked up stays at 4 bits.
+    assert types[EMBEDDING] == "q4"
+
+
 def test_preset_name_in_upper_case_is_the_same():
     assert preset("Q4_0") is PRESETS["q4_0"]
 
