@@ -12,6 +12,7 @@ import click
 from harness.comparison import Comparison, Side
 from harness.document import comparisons_in, read
 from harness.kernel_rows import Row
+from harness.quality_rows import QualityRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +53,7 @@ _STYLE: dict[Any, Any] = {
 def main(documents: tuple[Path, ...], output: Path) -> None:
     """Draw what each DOCUMENT has, as SVG files in DIR.
 
-    Documents are those of side_by_side.py, scaling.py and kernels.py. Needs matplotlib:
+    Documents are those of side_by_side.py, scaling.py, kernels.py and quality.py. Needs matplotlib:
     pip install -e '.[plots]'.
     """
     output.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,7 @@ def main(documents: tuple[Path, ...], output: Path) -> None:
                 f"found {document['benchmark']}"
             )
         for name, draw in pictures.items():
-            _save(output / f"{name}.svg", draw, document)
+            _save(output / f"{name or path.stem}.svg", draw, document)
 
 
 def decode_bars(axes: Axes, document: dict[str, Any]) -> None:
@@ -126,12 +127,32 @@ def kernel_bars(axes: Axes, document: dict[str, Any]) -> None:
     _fit_height(axes, len(rows))
 
 
+def quality_points(axes: Axes, document: dict[str, Any]) -> None:
+    """Divergence from the original against the size of the file."""
+    rows = [QualityRow(**entry) for entry in document["rows"]]
+    for engine, color in {"qllama": _OURS, "llama.cpp": _RIVALS[0]}.items():
+        points = sorted(
+            (row.n_bytes / 1e6, row.kld, row.type) for row in rows if row.engine == engine
+        )
+        axes.plot(
+            [x for x, _, _ in points], [y for _, y, _ in points], "o", color=color, label=engine
+        )
+        for x, y, name in points:
+            axes.annotate(name, (x, y), (5, 3), textcoords="offset points", fontsize=8)
+    axes.set_yscale("log")
+    axes.set_xlabel("file, MB")
+    axes.set_title("Mean KL divergence from the original: lower is nearer")
+    axes.legend()
+
+
 Draw = Callable[["Axes", dict[str, Any]], None]
 
 PICTURES: dict[str, dict[str, Draw]] = {
     "side_by_side": {"decode": decode_bars, "prefill": prefill_bars},
     "scaling": {"depth": depth_lines, "batch": batch_lines, "threads": thread_lines},
     "kernels": {"kernels": kernel_bars},
+    # A document a model: the picture is called as it is.
+    "quality": {"": quality_points},
 }
 
 

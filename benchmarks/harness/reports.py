@@ -14,6 +14,8 @@ import click
 
 from harness.document import comparisons_in, read
 from harness.kernel_rows import Row, kernel_table
+from harness.layer_rows import LayerRow, layer_table
+from harness.quality_rows import QualityRow, quality_table
 from harness.start_rows import startup_table
 from harness.tables import comparison_table
 
@@ -60,6 +62,10 @@ def _table(document: dict[str, Any]) -> str:
         return kernel_table([Row(**entry) for entry in document["kernels"]])
     if "starts" in document:
         return startup_table(document["starts"], document["open_seconds"])
+    if "layers" in document:
+        return layer_table([LayerRow(**row) for row in document["layers"]])
+    if "rows" in document:
+        return quality_table([QualityRow(**row) for row in document["rows"]])
     raise click.ClickException(f"no table for the results of {document['benchmark']}")
 
 
@@ -69,7 +75,7 @@ def _origin(document: dict[str, Any]) -> str:
     parts = [
         f"{document['time'][:10]}, {where['cpu']}, {where['n_cpus']} CPUs, {where['isa']}",
         f"qllama {where['qllama']}{revision}, numba {where['numba']}",
-        _samples(document["settings"]),
+        *filter(None, [_samples(document["settings"])]),
     ]
     if not document.get("is_complete", True):
         parts.append("**not all that was to be measured**")

@@ -17,12 +17,15 @@ from harness.comparison import Comparison, Side
 from harness.document import new_document, write
 from harness.kernel_rows import Row, kernel_table
 from harness.program import LAUNCH
+from harness.quality_rows import QualityRow
 from harness.reports import as_markdown, filled
 from harness.start_rows import startup_table
 from qllama.bench.plan import Test as BenchTest
 
 ROOT = Path(__file__).parents[2]
 ROW = Row("1b", "q4_0", "down_proj 2048 x 8192", 1, "GB/s", [18.0, 20.0, 30.0], [20.0, 20.0, 40.0])
+
+QUALITY = QualityRow("qllama", "q4", "q4.qlm", 80_000_000, 4.8, 12.0, 0.5, 0.02, 0.001, 0.9)
 
 
 def cells(table):
@@ -52,6 +55,7 @@ def documents(tmp_path):
         "side_by_side": {"comparisons": [comparison(BenchTest(512, 0), 300.0, 100.0), *decode]},
         "scaling": {"comparisons": decode},
         "kernels": {"kernels": [ROW]},
+        "quality": {"rows": [QUALITY]},
         "startup": {"starts": starts, "open_seconds": {"qllama 1b": [0.004]}},
     }
     paths = {}
@@ -105,6 +109,11 @@ def test_document_says_how_often_everything_was_measured(settings, said):
     assert as_markdown(document).endswith(f"; {said}\n")
 
 
+def test_document_measured_once_says_no_number():
+    document = new_document("quality", {"text": "a.txt"}, {"rows": [asdict(QUALITY)]})
+    assert re.search(r", numba [0-9.]+\.\n$", as_markdown(document))
+
+
 def test_document_that_is_not_complete_says_so():
     document = new_document("kernels", {"rounds": 2}, {"kernels": [], "is_complete": False})
     assert as_markdown(document).endswith("2 rounds; **not all that was to be measured**.\n")
@@ -145,7 +154,9 @@ def test_plot_draws_every_picture_of_a_document(documents, tmp_path):
     paths = [str(documents[name]) for name in plot.PICTURES]
     done = CliRunner().invoke(plot.main, [*paths, "-o", str(out)])
     assert done.exit_code == 0, done.output
-    wanted = {f"{picture}.svg" for pictures in plot.PICTURES.values() for picture in pictures}
+    wanted = {
+        f"{picture or name}.svg" for name, found in plot.PICTURES.items() for picture in found
+    }
     assert {path.name for path in out.iterdir()} == wanted
     decode = (out / "decode.svg").read_text(encoding="utf-8")
     assert ">tg64 @ d2048<" in decode
