@@ -81,6 +81,7 @@ def convert(
     adapters: _Adapters = (),
     tensor_types: Sequence[Rule] = (),
     importance: _AnyPath | None = None,
+    fast: bool = False,
     on_progress: OnProgress | None = None,
     n_threads: int | None = None,
     sha256: str | None = None,
@@ -107,6 +108,8 @@ def convert(
         Weight types of matrices by name, before those of the preset.
     importance : path or None
         A file of `converter.importance`: quantizing spends precision on columns that matter.
+    fast : bool
+        Whether to round by a formula where quantizing would search.
     on_progress : callable or None
         An exception that it raises stops the conversion and leaves no file.
     n_threads : int or None
@@ -132,7 +135,9 @@ def convert(
     report = on_progress or silent
     n_threads = n_threads or default_n_threads()
     recipe = preset(type).with_overrides(tensor_types)
-    job = _Job.prepare(Path(source_path), out_path, recipe, options, adapters, importance)
+    job = _Job.prepare(
+        Path(source_path), out_path, recipe, options, adapters, importance, fast=fast
+    )
     source, name = job.source, job.path.name
     known = {source.files[0]: sha256} if sha256 and len(source.files) == 1 else {}
     # Every hash has the same length, so the layout is known before the source's own are.
@@ -143,7 +148,7 @@ def convert(
     slabs = (
         slab
         for s in job.specs
-        for slab in slabs_of(source.tensors[s.name], s, job.importance_of(s.name))
+        for slab in slabs_of(source.tensors[s.name], s, job.importance_of(s.name), fast=fast)
     )
     reads = {file: 1 if file in known else 2 for file in source.files}
     with writer, dropped_when_read(reads), SourceHashes(source.files, known) as hashes:
@@ -180,6 +185,7 @@ class _Job:
     recipe: Recipe
     specs: Sequence[TensorSpec]
     importance: Importance | None
+    fast: bool
 
     @classmethod
     def prepare(
@@ -190,6 +196,8 @@ class _Job:
         options: SourceOptions,
         adapters: _Adapters,
         importance: _AnyPath | None,
+        *,
+        fast: bool = False,
     ) -> _Job:
         out = default_out_path(path, recipe.name) if out_path is None else Path(out_path)
         source = open_source(path, options)
@@ -206,7 +214,7 @@ class _Job:
             TensorSpec(name, type, shapes[name]) for name, type in recipe.types(shapes).items()
         ]
         weighing = None if importance is None else read_importance(Path(importance), shapes)
-        return cls(path, out, source, recipe, specs, weighing)
+        return cls(path, out, source, recipe, specs, weighing, fast)
 
     def importance_of(self, name: str) -> npt.NDArray[np.float32] | None:
         """Importance of the columns of the matrix `name`, as far as it is known.
@@ -236,6 +244,7 @@ class _Job:
             "origin": origin,
             "qllama": _qllama_version(),
             **({} if self.importance is None else {"importance": self.importance.provenance}),
+            **({"fast": True} if self.fast else {}),
             **self.source.provenance,
         }
 

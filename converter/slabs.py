@@ -52,6 +52,8 @@ class Slab:
     ----------
     importance : float32, (k,), or None
         Of the tensor's columns, as `quantize` takes it.
+    fast : bool
+        As `quantize` takes it.
     """
 
     tensor: SourceTensor
@@ -59,6 +61,7 @@ class Slab:
     start: int
     stop: int
     importance: npt.NDArray[np.float32] | None = None
+    fast: bool = False
 
     @property
     def n_source_bytes(self) -> int:
@@ -86,7 +89,7 @@ class Slab:
                 return Encoded(scaled.pack(*scaled.from_ggml_blocks(blocks)))
             values = self.tensor.read(self.start, self.stop)
             if values.ndim == 2:
-                data = quantize(self.spec.type, values, 1, self.importance)
+                data = quantize(self.spec.type, values, 1, self.importance, fast=self.fast)
                 return Encoded(data, quantization_error(self.spec.type, values, data))
             if not np.isfinite(values).all():
                 raise ConversionError("expected finite numbers, found a NaN or an infinity")
@@ -115,7 +118,11 @@ def prepare(type_name: str, weighted: bool) -> None:
 
 
 def slabs_of(
-    tensor: SourceTensor, spec: TensorSpec, importance: npt.NDArray[np.float32] | None = None
+    tensor: SourceTensor,
+    spec: TensorSpec,
+    importance: npt.NDArray[np.float32] | None = None,
+    *,
+    fast: bool = False,
 ) -> Iterator[Slab]:
     """Cut a tensor; a vector is one slab.
 
@@ -126,6 +133,8 @@ def slabs_of(
         How it is to be stored.
     importance : float32, (k,), or None
         Of its columns.
+    fast : bool
+        As `quantize` takes it.
     """
     rows = tensor.shape[0]
     step = rows
@@ -133,7 +142,7 @@ def slabs_of(
         tiles = max(1, _SLAB_VALUES // math.prod((TILE_ROWS, tensor.shape[1])))
         step = tiles * TILE_ROWS
     for start in range(0, rows, step):
-        yield Slab(tensor, spec, start, min(start + step, rows), importance)
+        yield Slab(tensor, spec, start, min(start + step, rows), importance, fast)
 
 
 def encoded(slabs: Iterable[Slab], n_threads: int) -> Generator[tuple[Slab, Encoded], None, None]:

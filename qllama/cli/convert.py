@@ -53,6 +53,12 @@ __all__ = ["command"]
     help="Spend precision on the columns that matter, by a file of `qllama calibrate` or "
     "llama-imatrix.  [default: none; all columns matter alike]",
 )
+@click.option(
+    "--fast",
+    is_flag=True,
+    help="Round weights by a formula instead of searching: several times as fast, and a larger "
+    "error.",
+)
 @source_options
 @click.option(
     "--lora",
@@ -84,6 +90,7 @@ def command(
     type_name: str,
     tensor_types: tuple[str, ...],
     importance: Path | None,
+    fast: bool,
     source_format: str | None,
     config: Path | None,
     tokenizer: Path | None,
@@ -139,6 +146,7 @@ def command(
             adapters=merged,
             tensor_types=rules,
             importance=importance,
+            fast=fast,
             on_progress=progress.report,
             n_threads=threads,
             check=check,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from qllama.kernels._jit import njit
 from qllama.kernels.quantize_affine import quantize_affine
 from qllama.kernels.quantize_scale import quantize_scaled
 from qllama.quant import TILE_ROWS, FloatCodec, codec, matrix_n_bytes
-from qllama.quant.affine import starts
+from qllama.quant.affine import starts as affine_starts
 from qllama.quant.importance import block_importance
 from qllama.quant.q4_0 import Q4_0Codec
 from qllama.quant.q8_0 import Q8_0Codec
@@ -31,6 +30,8 @@ def quantize(
     w: npt.NDArray[np.float32],
     n_threads: int,
     importance: npt.NDArray[np.float32] | None = None,
+    *,
+    fast: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """Quantize a matrix to its tile16 storage, as `codec(type_name).quantize` does.
 
@@ -44,6 +45,8 @@ def quantize(
         At most this many threads work; the result does not depend on it.
     importance : float32, (k,), or None
         As the codec's `quantize` takes it.
+    fast : bool
+        As there.
 
     Returns
     -------
@@ -75,7 +78,8 @@ def quantize(
             bits = f"u{found.dtype.itemsize}"
             _interleave(slab.astype(found.dtype).view(bits), tiles[first:last].view(bits))
         else:
-            _BLOCK_KERNELS[type_name](slab, tiles[first:last], h)
+            kernel, n_bits, starts = _SEARCHES[type_name]
+            kernel(n_bits, starts[:1] if fast else starts, slab, tiles[first:last], h)
 
     if n_parts == 1:
         work(0)
@@ -94,9 +98,10 @@ def _interleave(values: Any, tiles: Any) -> None:
             tiles[row // TILE_ROWS, at] = values[row, column]
 
 
-_BLOCK_KERNELS: dict[str, Callable[..., None]] = {
-    "q8_0": partial(quantize_scaled, 8, Q8_0Codec.starts),
-    "q4_0": partial(quantize_scaled, 4, Q4_0Codec.starts),
-    "q4": partial(quantize_affine, 4, starts(4)),
-    "q6": partial(quantize_affine, 6, starts(6)),
+#: Of each type the kernel, the bits of a code, and the starts of the search.
+_SEARCHES: dict[str, tuple[Callable[..., None], int, npt.NDArray[np.float32]]] = {
+    "q8_0": (quantize_scaled, 8, Q8_0Codec.starts),
+    "q4_0": (quantize_scaled, 4, Q4_0Codec.starts),
+    "q4": (quantize_affine, 4, affine_starts(4)),
+    "q6": (quantize_affine, 6, affine_starts(6)),
 }

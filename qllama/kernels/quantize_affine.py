@@ -28,7 +28,6 @@ from qllama.quant.affine import MAX_SCALE_CODE, REFITS, SCALE_STEPS, SMALLEST_SC
 __all__ = ["quantize_affine"]
 
 _ZERO, _ONE, _TWO, _INFINITY = (np.float32(n) for n in (0, 1, 2, np.inf))
-_N_STEPS = len(SCALE_STEPS)
 _FLOAT, _VECTOR = 4, 4 * TILE_ROWS
 _CHUNK_ROW = _FLOAT * LANES
 #: The unit of this number is 1: adding it and taking it away rounds what is below 2**22.
@@ -157,7 +156,15 @@ def _mean_code(mean: Any, scale: Any, minimum: Any, max_code: Any) -> Any:
 
 @njit
 def _round(
-    x: Any, h: Any, sums: Any, scale: Any, minimum: Any, d: Any, m: Any, max_code: Any
+    x: Any,
+    h: Any,
+    sums: Any,
+    scale: Any,
+    minimum: Any,
+    d: Any,
+    m: Any,
+    n_steps: Any,
+    max_code: Any,
 ) -> Any:
     """Step 2: codes of the scale and minimum for the row factors `d` and `m`."""
     nearest = _nearest(scale, d)
@@ -165,7 +172,7 @@ def _round(
     best_error = _error(x, h, d * best_sc, m * best_mc, max_code)
     mean = sums[1] / sums[0]
     mean_code = _mean_code(mean, scale, minimum, max_code)
-    for step in range(_N_STEPS):
+    for step in range(n_steps):
         moved = v.larger(nearest + v.splat(SCALE_STEPS[step]), v.splat(_ZERO))
         sc = v.smaller(moved, v.splat(MAX_SCALE_CODE))
         mc = _nearest((d * sc) * mean_code - mean, m)
@@ -185,10 +192,12 @@ def _importance_of(h: Any, block: Any) -> Any:
 def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
     """Quantize float32 `w` (rows, k) into uint8 `tiles` (tiles, bytes of a tile).
 
-    `bits` are those of a code, 4 or 6, `starts` (16, 2) those of `qllama.quant.affine`, and
-    `h` is float32 (k padded,), as `block_importance` gives it, or None.
+    `bits` are those of a code, 4 or 6, `starts` (n, 2) those of `qllama.quant.affine`, or the
+    first alone to be fast, and `h` is float32 (k padded,), as `block_importance` gives it,
+    or None.
     """
     max_code = v.splat(np.float32((1 << bits) - 1))
+    n_steps = 0 if len(starts) == 1 else len(SCALE_STEPS)
     code_n_bytes = bits * BLOCK * TILE_ROWS // 8
     block_n_bytes = code_n_bytes + 2 * TILE_ROWS
     n_blocks = -(-w.shape[1] // BLOCK)
@@ -214,7 +223,7 @@ def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
             x, h_block = x_chunk + _FLOAT * lane, _importance_of(h, block)
             scale, minimum = v.load(scales + _VECTOR * block), v.load(minimums + _VECTOR * block)
             sums = _sums(x, h_block)
-            sc, mc = _round(x, h_block, sums, scale, minimum, d, m, max_code)
+            sc, mc = _round(x, h_block, sums, scale, minimum, d, m, n_steps, max_code)
             minimum, inverse = m * mc, _inverse(d * sc)
             for i in range(BLOCK):
                 code = _code(v.load(x + _CHUNK_ROW * i), minimum, inverse, max_code)

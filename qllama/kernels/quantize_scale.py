@@ -55,7 +55,7 @@ def _search(
 ) -> None:
     """Fill `best_scale` (64,) and uint8 `codes` (32, 64), counted from `least`.
 
-    `x` is float32 (32, 64), and so is `h` unless it is None; `starts` are float32 (16,),
+    `x` is float32 (32, 64), and so is `h` unless it is None; `starts` are float32 (n,),
     `least` and `greatest` float32.
     """
     largest, scale, inverse = best_scale.copy(), best_scale.copy(), best_scale.copy()
@@ -112,7 +112,7 @@ def _store_scales(scale: Any, lane: int, out: Any) -> None:
 def quantize_scaled(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
     """Quantize float32 `w` (rows, k) into uint8 `tiles` (tiles, bytes of a tile).
 
-    `bits` are those of a code, 4 or 8, `starts` float32 (16,) those of the codec, and `h` is
+    `bits` are those of a code, 4 or 8, `starts` float32 (n,) those of the codec, and `h` is
     float32 (k padded,), as `block_importance` gives it, or None.
     """
     greatest = np.float32((1 << (bits - 1)) - 1)

@@ -19,6 +19,8 @@ column where that is given, in two steps; c is the greatest code:
    with the mc for which the mean of the block stays where step 1 had it. The codes are
    clamp(rint((w + m * mc) * (1 / (d * sc))), 0, c).
 
+Fast, only the first start and the first pair are taken.
+
 Scales below float32's smallest normal number count as 0: their inverse would
 overflow. Weights are limited to 1e15 so that no sum of products overflows.
 
@@ -145,7 +147,7 @@ class _Blocks:
         of_minimum = m * ((two * self.sum_x - two * s * sum_q) + m * self.sum_h)
         return s, m, (self.sum_xx - of_scale) + of_minimum
 
-    def search(self) -> tuple[Float32, Float32]:
+    def search(self, starts: Float32) -> tuple[Float32, Float32]:
         """Step 1: scale and minimum (n,), not yet rounded."""
         least = self.x.min(axis=0)
         least = np.where(least < 0, least, np.float32(0))
@@ -153,7 +155,7 @@ class _Blocks:
         span = np.where(span > 0, span, np.float32(0))
         best = tuple(np.zeros_like(span) for _ in range(2))
         best_error = np.full_like(span, np.inf)
-        for code_of_least, n_codes in starts(self.bits):
+        for code_of_least, n_codes in starts:
             scale = span / n_codes
             minimum = scale * code_of_least - least
             minimum = np.where(minimum > 0, minimum, np.float32(0))
@@ -207,19 +209,19 @@ class AffineCodec(Codec):
         self.bits = {"q4": 4, "q6": 6}[name]
         super().__init__(QUANT_TYPES[name], 1e15)
 
-    def _encode(self, w: Float32, h: Float32 | None) -> UInt8:
+    def _encode(self, w: Float32, h: Float32 | None, fast: bool) -> UInt8:
         rows, k = w.shape
         x = np.ascontiguousarray(w.reshape(-1, BLOCK).T)
         # Times 1 is exact, so that without importance the sums are those of the plain search.
         columns = blocks_of_columns(np.ones(k, np.float32) if h is None else h, rows)
         blocks = _Blocks.of(x, columns, self.bits)
-        scale, minimum = blocks.search()
+        scale, minimum = blocks.search(starts(self.bits)[: 1 if fast else None])
         d, m = _row_factors(scale.reshape(rows, -1)), _row_factors(minimum.reshape(rows, -1))
         d_block, m_block = (np.repeat(a, k // BLOCK) for a in (d, m))
         nearest_sc = _nearest(scale, d_block)
         pairs = [(nearest_sc, _nearest(minimum, m_block))]
         mean, mean_code = blocks.sum_x / blocks.sum_h, blocks.mean_code(scale, minimum)
-        for step in SCALE_STEPS:
+        for step in SCALE_STEPS[: 0 if fast else None]:
             near_sc = np.clip(nearest_sc + step, np.float32(0), MAX_SCALE_CODE)
             pairs.append((near_sc, _nearest((d_block * near_sc) * mean_code - mean, m_block)))
         sc, mc = pairs[0]

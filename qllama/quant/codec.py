@@ -74,7 +74,9 @@ class Codec(ABC):
             f"{self.max_magnitude:g} for {self.kind.name}, found {found}; {advice}"
         )
 
-    def quantize(self, w: Float32, importance: Float32 | None = None) -> UInt8:
+    def quantize(
+        self, w: Float32, importance: Float32 | None = None, *, fast: bool = False
+    ) -> UInt8:
         """Quantize a matrix to its tile16 storage.
 
         Parameters
@@ -83,6 +85,8 @@ class Codec(ABC):
         importance : float32, (k,), or None
             Weights of the squared errors in each column, where the type has a choice: only
             their ratios inside a block of 32 count. None weights all alike.
+        fast : bool
+            Whether to take the first start of a search, whatever others would give.
 
         Returns
         -------
@@ -97,7 +101,7 @@ class Codec(ABC):
         """
         self.check_weights(w)
         h = None if importance is None else block_importance(importance, w.shape[1])
-        return np.ascontiguousarray(self._encode(pad_matrix(w, 0), h)).reshape(-1)
+        return np.ascontiguousarray(self._encode(pad_matrix(w, 0), h, fast)).reshape(-1)
 
     def dequantize(self, data: UInt8, rows: int, k: int) -> Float32:
         """Decode the tile16 storage of a matrix.
@@ -147,7 +151,7 @@ class Codec(ABC):
         return data.reshape(padded_shape(rows, k)[0] // TILE_ROWS, -1)
 
     @abstractmethod
-    def _encode(self, w: Float32, h: Float32 | None) -> npt.NDArray[Any]:
+    def _encode(self, w: Float32, h: Float32 | None, fast: bool) -> npt.NDArray[Any]:
         """Encode padded, checked weights; the bytes in order, in any shape.
 
         Parameters
@@ -155,6 +159,7 @@ class Codec(ABC):
         w : float32, (rows, k)
         h : float32, (k,), or None
             As `block_importance` gives it.
+        fast : bool
         """
 
     @abstractmethod

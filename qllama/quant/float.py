@@ -45,7 +45,7 @@ class FloatCodec(Codec):
         super().__init__(QUANT_TYPES[name], largest)
 
     def _encode(
-        self, w: npt.NDArray[np.float32], h: npt.NDArray[np.float32] | None
+        self, w: npt.NDArray[np.float32], h: npt.NDArray[np.float32] | None, fast: bool
     ) -> npt.NDArray[Any]:
         tiles = np.swapaxes(w.reshape(len(w) // TILE_ROWS, TILE_ROWS, -1), 1, 2)
         return np.ascontiguousarray(tiles.astype(self.dtype)).reshape(-1).view(np.uint8)

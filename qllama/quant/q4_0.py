@@ -30,7 +30,9 @@ class Q4_0Codec(ScaledCodec):
     code_dtype = np.uint8
     zero_code = 8
     least, greatest = -8, 7
-    starts: Float32 = np.arange(-9.25, -5.25, 0.25, dtype=np.float32)
+    starts: Float32 = np.array(
+        [-8, *np.arange(-9.25, -8, 0.25), *np.arange(-7.75, -5.25, 0.25)], np.float32
+    )
     ggml_block_n_bytes = 18
 
     def __init__(self) -> None:

@@ -43,7 +43,7 @@ def search_scale(
         A block a column.
     h : float32, (32, n)
         Weights of squared errors, as `block_importance` gives them.
-    starts : float32, (16,)
+    starts : float32, (n,)
         Codes of the weight of largest magnitude.
     least, greatest : float
         Range of the codes.

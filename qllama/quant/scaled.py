@@ -39,11 +39,13 @@ class ScaledCodec(Codec):
     #: Range of code - zero_code.
     least: int
     greatest: int
-    #: As `search_scale` takes them.
+    #: As `search_scale` takes them, ggml's first.
     starts: Float32
     ggml_block_n_bytes: int
 
-    def encode_blocks(self, blocks: Float32, h: Float32) -> tuple[npt.NDArray[Any], Float16]:
+    def encode_blocks(
+        self, blocks: Float32, h: Float32, fast: bool
+    ) -> tuple[npt.NDArray[Any], Float16]:
         """Quantize blocks to the least weighted error.
 
         Parameters
@@ -51,6 +53,8 @@ class ScaledCodec(Codec):
         blocks : float32, (n, 32)
         h : float32, (32, n)
             As `search_scale` takes it.
+        fast : bool
+            Whether to take the first start.
 
         Returns
         -------
@@ -58,7 +62,9 @@ class ScaledCodec(Codec):
         scales : float16, (n,)
         """
         x = np.ascontiguousarray(blocks.T)
-        codes, scales = search_scale(x, h, self.starts, self.least, self.greatest)
+        codes, scales = search_scale(
+            x, h, self.starts[:1] if fast else self.starts, self.least, self.greatest
+        )
         moved = (codes + np.float32(self.zero_code)).astype(self.code_dtype)
         return np.ascontiguousarray(moved.T), scales.astype(np.float16)
 
@@ -135,7 +141,7 @@ class ScaledCodec(Codec):
                 f"infinity, or {scales.dtype}; the checkpoint is damaged"
             )
         zeros = np.zeros((1, BLOCK), np.float32)
-        _, zero_scale = self.encode_blocks(zeros, zeros.T)
+        _, zero_scale = self.encode_blocks(zeros, zeros.T, fast=True)
         codes = pad_matrix(codes, self.zero_code)
         padded = np.full((len(codes), scales.shape[1]), zero_scale)
         padded[:rows] = scales
@@ -172,10 +178,10 @@ class ScaledCodec(Codec):
         codes = self._codes_from_bytes(blocks[:, :, :n_code_bytes])
         return codes, untile_per_block(scales).astype(np.float16)
 
-    def _encode(self, w: Float32, h: Float32 | None) -> UInt8:
+    def _encode(self, w: Float32, h: Float32 | None, fast: bool) -> UInt8:
         blocks = w.reshape(-1, BLOCK)
         columns = np.ones(w.shape[1], np.float32) if h is None else h
-        codes, scales = self.encode_blocks(blocks, blocks_of_columns(columns, len(w)))
+        codes, scales = self.encode_blocks(blocks, blocks_of_columns(columns, len(w)), fast)
         return self.pack(codes.reshape(w.shape), scales.reshape(len(w), -1))
 
     def _decode(self, tiles: UInt8) -> Float32:

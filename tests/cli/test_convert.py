@@ -52,7 +52,8 @@ def test_convert_target_and_type_reach_the_converter(run, asked, arguments, out,
     [
         ("-t 2", {"n_threads": 2, "check": True}),
         ("--no-check", {"check": False}),
-        ("", {"options": SourceOptions(), "adapters": [], "n_threads": None}),
+        ("", {"options": SourceOptions(), "adapters": [], "n_threads": None, "fast": False}),
+        ("--fast", {"fast": True}),
         ("--from Meta", {"options": SourceOptions(format="meta")}),
         (
             "--config c.json --tokenizer t --rope-layout interleaved",

@@ -58,19 +58,24 @@ def by_norm(name, tensors):
     return None if norm is None else tensors[norm] ** 2
 
 
-@pytest.mark.parametrize("preset", ["q4", "q8", "q4_0", "f16", "bf16"])
-def test_convert_stores_exactly_what_the_codec_defines(tmp_path, source, preset, monkeypatch):
+@pytest.mark.parametrize(
+    ("preset", "fast"),
+    [("q4", False), ("q4", True), ("q6", False), ("q8", False), ("q4_0", True), ("f16", False)],
+)
+def test_convert_stores_exactly_what_the_codec_defines(tmp_path, source, preset, fast, monkeypatch):
     # Slabs of one and two tiles, so that every tensor is put together from several.
     monkeypatch.setattr(slabs, "_SLAB_VALUES", 2 * 16 * 256)
-    convert(source, tmp_path / "out.qlm", type=preset, n_threads=2)
+    convert(source, tmp_path / "out.qlm", type=preset, n_threads=2, fast=fast)
     expected = expected_tensors(source, permuted=True)
     with QlmFile.open(tmp_path / "out.qlm") as file:
         for name, info in file.tensors.items():
             if len(info.shape) == 2:
-                data = codec(info.type).quantize(expected[name], by_norm(name, expected))
+                importance = by_norm(name, expected)
+                data = codec(info.type).quantize(expected[name], importance, fast=fast)
                 np.testing.assert_array_equal(file.data(name), data, err_msg=name)
         assert {file.tensors[n].type for n in expected if n.endswith("norm.weight")} == {"f32"}
         assert file.recipe["name"] == preset
+        assert file.provenance.get("fast", False) is fast
 
 
 def test_convert_types_follow_the_recipe(tmp_path, source):

@@ -55,6 +55,16 @@ def test_quantize_with_importance_equals_the_codec(name, shape):
 
 
 @pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("importance", [None, np.linspace(0, 1, 160, dtype=np.float32)])
+def test_quantize_fast_equals_the_codec(name, importance):
+    w = trained_like(np.random.default_rng(9), (40, 160))
+    expected = codec(name).quantize(w, importance, fast=True)
+    np.testing.assert_array_equal(quantize(name, w, 2, importance, fast=True), expected)
+    if name not in ("f32", "f16", "bf16"):
+        assert (expected != codec(name).quantize(w, importance)).any()
+
+
+@pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("n_threads", [2, 3, 50])
 def test_quantize_result_does_not_depend_on_threads(name, n_threads):
     w = trained_like(np.random.default_rng(4), (70, 200))
