@@ -174,6 +174,8 @@ def open_source(path: Path, options: SourceOptions | None = None) -> CheckpointS
     detected = detect(path)
     name = detected if options.format is None else options.format
     if name is None:
+        if (meant := _meant(path)) is not None:
+            raise ConversionError(f"{path}: {meant}")
         raise ConversionError(
             f"{path}: {_described(path)}; qllama converts "
             + ", ".join(f.description for f in FORMATS.values())
@@ -212,21 +214,33 @@ def files_of(path: Path) -> list[Path]:
     return sorted(file for place in places for file in place.iterdir() if file.is_file())
 
 
-def _described(path: Path) -> str:
-    """What a path is that no format matches."""
+def _meant(path: Path) -> str | None:
+    """What is known to be wrong with a path that no format matches, and what to do."""
     if not path.is_dir():
-        start = _start(path)
-        if start == MAGIC:
+        if _start(path) == MAGIC:
             return "a .qlm file already"
         if path.name.startswith(_ADAPTER):
             return f"a file of a LoRA adapter, {_NO_MODEL}'s directory as --lora"
-        return f"not a checkpoint that qllama knows; the file begins with {start!r}"
+        return None
     names = sorted(entry.name for entry in path.iterdir())
     ggufs = [name for name in names if name.lower().endswith(".gguf")]
     if ggufs:
         return f"a directory of GGUF files; give the path of one, such as {shown(ggufs[0])}"
     if any(name.startswith(_ADAPTER) for name in names):
         return f"a LoRA adapter, {_NO_MODEL} as --lora"
+    indices = [
+        name for name in names if name.endswith((".safetensors.index.json", ".bin.index.json"))
+    ]
+    if indices:
+        return f"a directory with {shown(indices[0])}, but none of the shards; fetch them too"
+    return None
+
+
+def _described(path: Path) -> str:
+    """What is to be seen of a path that nothing is known of."""
+    if not path.is_dir():
+        return f"not a checkpoint that qllama knows; the file begins with {_start(path)!r}"
+    names = sorted(entry.name for entry in path.iterdir())
     if not names:
         return "an empty directory"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""

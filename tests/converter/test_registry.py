@@ -113,6 +113,7 @@ def test_registry_options_reach_the_module_that_opens(tmp_path, monkeypatch):
         ([], "an empty directory"),
         (["a.gguf", "b.gguf"], r"a directory of GGUF files; give .* such as a\.gguf"),
         (["adapter_config.json", "adapter_model.safetensors"], "a LoRA adapter.*--lora"),
+        (["config.json", "model.safetensors.index.json"], "but none of the shards; fetch them"),
         (["config.json", "readme.md"], r"it holds config\.json, readme\.md; qllama converts"),
         ([f"{i}.txt" for i in range(9)], r"5\.txt and 3 more; "),
     ],
