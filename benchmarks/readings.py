@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from converter.check.forward import Reading, Text, hidden_states, losses
-from converter.check.readings import Probe
+from converter.check.readings import Probe, row_spread
 from converter.check.weights import StoredWeights, Weights
 from qllama.config import ModelConfig, RopeScaling
 from qllama.format import QlmFile
@@ -103,7 +104,11 @@ def main(path: str, text: str) -> None:
         lists = [p for seed in range(SETS) if (p := Probe.of(tokenizer, config, seed)) is not None]
         context = config.max_position_embeddings
         distances = (lists[0].far, context // 2, context * 3 // 2)
-        print(f"a blind guess: {math.log(config.vocab_size):.1f} nats\n")
+        started = time.perf_counter()
+        repetition(weights, Reading(config.rope_theta), lists[:1], distances[:1])
+        print(f"the self-check's lists: {time.perf_counter() - started:.1f} s")
+        print(f"rows of q and k: {row_spread(weights):.1f} times the spread of random ones")
+        print(f"a blind guess: {math.log(config.vocab_size):.1f} nats\n", flush=True)
         print("| changed | near |", *(f"{d} away |" for d in distances), "English |")
         print("|---" * (len(distances) + 3) + "|")
         own = None

@@ -21,7 +21,7 @@ from converter.check.weights import Weights
 from qllama.config import ModelConfig
 from qllama.tokenizer import Tokenizer
 
-__all__ = ["Probe", "Repetition", "alternatives", "looks_trained"]
+__all__ = ["Probe", "Repetition", "alternatives", "looks_trained", "row_spread"]
 
 F32 = npt.NDArray[np.float32]
 
@@ -37,7 +37,12 @@ _SPREAD = 3.0
 
 
 def looks_trained(weights: Weights) -> bool:
-    """Whether the rows of q or k differ in length; those of random weights are all alike.
+    """Whether the rows of q or k differ in length; those of random weights are all alike."""
+    return row_spread(weights) > _SPREAD
+
+
+def row_spread(weights: Weights) -> float:
+    """How far the lengths of rows of q or k spread, in parts of what chance gives.
 
     Parameters
     ----------
@@ -45,13 +50,13 @@ def looks_trained(weights: Weights) -> bool:
         Of its middle layer, q_proj and k_proj are read.
     """
     layer = f"model.layers.{weights.config.num_hidden_layers // 2}.self_attn."
-    alike = _SPREAD / math.sqrt(2 * weights.config.hidden_size)
+    spreads = [0.0]
     for name in (layer + "q_proj.weight", layer + "k_proj.weight"):
         lengths = np.concatenate([np.linalg.norm(w, axis=1) for _, w in weights.slabs(name)])
         lengths = lengths[lengths > 0]
-        if len(lengths) and np.log(lengths).std() > alike:
-            return True
-    return False
+        if len(lengths):
+            spreads.append(float(np.log(lengths).std()))
+    return max(spreads) * math.sqrt(2 * weights.config.hidden_size)
 
 
 @dataclass(frozen=True)
