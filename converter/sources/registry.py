@@ -23,6 +23,11 @@ _GGUF_MAGIC = b"GGUF"
 _ADAPTER = "adapter_"
 _NO_MODEL = "which is no model; give its base model, and this"
 _LISTED = 6
+_READ = (
+    *(".gguf", ".safetensors", ".bin", ".pth", ".ckpt"),
+    *(".json", ".yaml", ".yml", ".model", ".jinja"),
+)
+_TOKENIZER = ("tokenizer", "special_tokens_map", "added_tokens", "generation_config", "chat_temp")
 
 
 @dataclass(frozen=True)
@@ -201,17 +206,19 @@ def files_of(path: Path) -> list[Path]:
     Returns
     -------
     list of Path
-        An unsplit GGUF file alone; else the files beside the weights, configs and tokenizers
-        among them, those of MindSpore's ranks, and those above a directory of Meta's, where
-        its tokenizer may be.
+        An unsplit GGUF file alone; else what may be weights, a config or part of a tokenizer:
+        beside the weights, in directories of MindSpore's ranks, and above one of Meta's, whose
+        tokenizer may be there.
     """
     if path.is_file() and path.suffix.lower() == ".gguf" and "-of-" not in path.name:
         return [path]
     directory = path.parent if path.is_file() else path
     places = [directory, *(p for p in directory.glob("rank_*") if p.is_dir())]
+    found = {path, *(file for p in places for file in p.iterdir() if file.suffix in _READ)}
     if (directory / "params.json").is_file():
-        places.append(directory.resolve().parent)
-    return sorted(file for place in places for file in place.iterdir() if file.is_file())
+        above = directory.resolve().parent.iterdir()
+        found.update(file for file in above if file.name.startswith(_TOKENIZER))
+    return sorted(file for file in found if file.is_file())
 
 
 def _meant(path: Path) -> str | None:

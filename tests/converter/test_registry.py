@@ -159,7 +159,8 @@ def test_registry_files_of_a_checkpoint_are_all_that_it_may_depend_on(tmp_path, 
     for directory in ("a/below", "meta", "ms/rank_0"):
         (tmp_path / directory).mkdir(parents=True)
     touch(tmp_path / "a", "m.gguf", "m-00001-of-00002.gguf", "x.json", "below/y.json")
-    touch(tmp_path, "meta/consolidated.00.pth", "meta/params.json", "tokenizer.model")
+    touch(tmp_path, "meta/consolidated.00.pth", "meta/params.json", "meta/notes.txt")
+    touch(tmp_path, "tokenizer.model", "other.json")
     touch(tmp_path / "ms", "rank_0/x.ckpt", "rank_0/x.yaml", "tokenizer.json")
     found = {str(path.relative_to(tmp_path)) for path in files_of(tmp_path / given)}
     assert found == names
