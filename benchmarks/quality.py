@@ -15,12 +15,11 @@ import gguf
 from harness.document import new_document, write
 from harness.options import output_option
 from harness.program import QLLAMA, named_command, output_of
-from harness.quality_rows import QualityRow, quality_table
+from harness.quality_rows import WEIGHTED, QualityRow, quality_table
 from qllama.format import QlmFile
 
 _PRESETS = ("q4", "q4-small", "q8")
 _RIVALS = ("Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
-_WEIGHTED = " + importance"
 _ESTIMATE = r"\s*:?\s+(-?[\d.]+) ±\s+([\d.]+)"
 
 
@@ -81,7 +80,7 @@ def main(
     asked = [(name, ["--type", name]) for name in _PRESETS]
     if importance is not None:
         weighted = ["--importance", str(importance)]
-        asked += [(f"{n}{_WEIGHTED}", ["--type", n, *weighted]) for n in _PRESETS if "4" in n]
+        asked += [(f"{n}{WEIGHTED}", ["--type", n, *weighted]) for n in _PRESETS if "4" in n]
     for name, arguments in [*asked, *recipes]:
         path = _converted(original, made / f"{name.replace(' ', '')}.qlm", arguments)
         rows.append(_qllama_row(name, path, base, text))
@@ -93,7 +92,7 @@ def main(
         for name, options in _rival_types(importance):
             path = made / f"{name.replace(' ', '')}.gguf"
             quantize = [str(llama / "llama-quantize"), *options, str(original), str(path)]
-            output_of([*quantize, name.removesuffix(_WEIGHTED)])
+            output_of([*quantize, name.removesuffix(WEIGHTED)])
             rows.append(_llama_row(name, path, llama / "llama-perplexity", told))
             click.echo(f"{name}: {rows[-1].kld:.5f}", err=True)
         logits.unlink()
@@ -110,8 +109,8 @@ def _rival_types(importance: Path | None) -> Iterator[tuple[str, list[str]]]:
     """Yield names of llama.cpp's types, and options of llama-quantize."""
     for name in _RIVALS:
         yield name, []
-        if importance is not None and "4" in name:
-            yield f"{name}{_WEIGHTED}", ["--imatrix", str(importance)]
+        if importance is not None and name == "Q4_K_M":
+            yield f"{name}{WEIGHTED}", ["--imatrix", str(importance)]
 
 
 def _converted(original: Path, path: Path, arguments: Sequence[str]) -> Path:

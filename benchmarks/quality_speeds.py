@@ -8,7 +8,7 @@ import click
 
 from harness.document import read, write
 from harness.engines import LlamaBench, Qllama
-from harness.quality_rows import QualityRow, quality_table
+from harness.quality_rows import WEIGHTED, QualityRow, quality_table
 from qllama.bench.plan import Test
 from qllama.kernels.cores import default_n_threads
 
@@ -33,17 +33,19 @@ def main(document: Path, made: Path, llama: Path, rounds: int) -> None:
     """Measure how fast the models of DOCUMENT, which lie in MADE, read and generate.
 
     A fresh process of each in every round, in an order that turns around from round to
-    round; llama-bench with flash attention.
+    round; llama-bench with flash attention. Types made with importance are left out: they
+    are as fast as without.
     """
     found = read(document)
     rows = [QualityRow(**row) for row in found["rows"]]
     rival = LlamaBench("llama.cpp", [str(llama / "llama-bench"), "-fa", "1"])
     engines = {"qllama": Qllama(), "llama.cpp": rival}
     n_threads = default_n_threads()
-    for row in rows:
+    plain = [row for row in rows if not row.type.endswith(WEIGHTED)]
+    for row in plain:
         row.speeds = {}
     for number in range(rounds):
-        for row in rows[:: -1 if number % 2 else 1]:
+        for row in plain[:: -1 if number % 2 else 1]:
             click.echo(f"round {number + 1}: {row.file}", err=True)
             for run in engines[row.engine].measure(made / row.file, _TESTS, n_threads, 1):
                 row.speeds.setdefault(run.test.name, []).extend(run.samples)

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 from qllama.bench.markdown import table
 
-__all__ = ["QualityRow", "quality_table"]
+__all__ = ["WEIGHTED", "QualityRow", "quality_table"]
+
+#: What the names of types made with importance end with.
+WEIGHTED = " + importance"
 
 
 @dataclass(slots=True)
