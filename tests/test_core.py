@@ -116,8 +116,8 @@ def test_llama_cancel_in_a_prompt_ends_between_layers_and_leaves_all_well(path):
                 llm.cancel()
             original()
 
-        original = stream._check
-        stream._check = check
+        original = stream._interrupt.check
+        stream._interrupt.check = check
         assert [(piece, piece.finish_reason) for piece in stream] == [("", "cancelled")]
         assert len(checks) == 3
         assert llm.generate(long, **OPTIONS).token_ids == expected

@@ -5,10 +5,12 @@ Owns how a prompt or messages become tokens and what calls have in common.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from qllama.api.model import OpenModel
+from qllama.generation.beams import BeamSearch
 from qllama.generation.generator import GenerationOptions
 from qllama.generation.loop import Stream
 from qllama.generation.results import Completion
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AnsweringModel"]
 
+# Their keys and values are all in memory.
+_MOST_ANSWERS = 256
+
 
 class AnsweringModel(OpenModel):
     """What `Llama` answers with."""
@@ -28,6 +33,7 @@ class AnsweringModel(OpenModel):
         self,
         prompt: str | Sequence[int],
         *,
+        n: None = None,
         stream: Literal[False] = False,
         **options: Unpack[GenerationOptions],
     ) -> Completion: ...
@@ -37,6 +43,17 @@ class AnsweringModel(OpenModel):
         self,
         prompt: str | Sequence[int],
         *,
+        n: int,
+        stream: Literal[False] = False,
+        **options: Unpack[GenerationOptions],
+    ) -> list[Completion]: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        n: None = None,
         stream: Literal[True],
         **options: Unpack[GenerationOptions],
     ) -> Stream: ...
@@ -45,9 +62,10 @@ class AnsweringModel(OpenModel):
         self,
         prompt: str | Sequence[int],
         *,
+        n: int | None = None,
         stream: bool = False,
         **options: Unpack[GenerationOptions],
-    ) -> Completion | Stream:
+    ) -> Completion | list[Completion] | Stream:
         """Continue a text.
 
         Parameters
@@ -55,6 +73,10 @@ class AnsweringModel(OpenModel):
         prompt : str or sequence of int
             The text, in which `<|im_start|>` and its like are control tokens, with
             BOS added if the model wants it; or its token ids, taken as they are.
+        n : int, optional
+            Return a list of so many answers, of seeds `seed`, `seed + 1` and so on. They
+            share the prompt and are decoded as one batch: each is the same to the bit as
+            if it were asked for alone.
         stream : bool
             Return the answer piece by piece, while it is made.
         max_tokens : int, optional
@@ -103,8 +125,77 @@ class AnsweringModel(OpenModel):
         TypeError, ValueError
             When an option is unknown or out of range; names it.
         """
-        answer = self._generator.start(self._prompt_ids(prompt), **options)
+        ids = self._prompt_ids(prompt)
+        if n is not None:
+            if stream or not 1 <= n <= _MOST_ANSWERS:
+                raise ValueError(
+                    f"n: expected 1 to {_MOST_ANSWERS}, without stream, found {n}"
+                    + " with stream=True" * stream
+                )
+            return self._generator.start_together(
+                ids, n, lambda n_ctx: closing(self._engine_for(n_ctx=n_ctx, n_slots=n)), **options
+            ).completions()
+        answer = self._generator.start(ids, **options)
         return answer if stream else answer.completion()
+
+    def beam_search(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        n_beams: int = 4,
+        max_tokens: int = 64,
+        length_penalty: float = 1.0,
+        stop_token_ids: Iterable[int] = (),
+    ) -> list[Completion]:
+        """Look for the likeliest answers instead of drawing one.
+
+        All beams are evaluated as one batch. Chat models seldom gain by it; translation
+        and extraction may.
+
+        Parameters
+        ----------
+        prompt : str or sequence of int
+            As in `generate`.
+        n_beams : int
+            Sequences that are followed, 1 to 256.
+        max_tokens : int
+            Longest answer.
+        length_penalty : float
+            Answers are compared by the logarithm of their probability divided by
+            length ** length_penalty: 0 favours short ones.
+        stop_token_ids : iterable of int
+            Tokens that end an answer, beside the model's own end tokens.
+
+        Returns
+        -------
+        list of Completion
+            The best `n_beams`, best first, with `logprobs`; their `seed` is 0.
+
+        Raises
+        ------
+        ValueError
+            When a number is out of range, or the prompt leaves no room for an answer.
+        """
+        if not 1 <= n_beams <= _MOST_ANSWERS:
+            raise ValueError(f"n_beams: expected 1 to {_MOST_ANSWERS}, found {n_beams}")
+        ids = self._prompt_ids(prompt)
+        most = min(max_tokens, self.n_ctx - len(ids))
+        if most < 1:
+            raise ValueError(
+                f"max_tokens: expected at least 1, and room for it after the {len(ids)} tokens "
+                f"of the prompt in the context of {self.n_ctx}, found {max_tokens}"
+            )
+        return self._generator.beam_search(
+            ids,
+            BeamSearch(
+                n_beams,
+                most,
+                frozenset({*self._tokenizer.config.eos_token_ids, *stop_token_ids}),
+                length_penalty,
+                self._tokenizer.vocab_size,
+            ),
+            lambda: closing(self._engine_for(n_ctx=len(ids) + most, n_slots=n_beams)),
+        )
 
     def agenerate(
         self, prompt: str | Sequence[int], **options: Unpack[GenerationOptions]

@@ -5,7 +5,6 @@ Owns how they come together and go. What is asked of a model is `Llama`'s busine
 
 from __future__ import annotations
 
-import html
 import os
 import threading
 import time
@@ -111,6 +110,8 @@ class OpenModel:
 
     def _repr_html_(self) -> str:
         """Show a notebook what the model is."""
+        import html
+
         config = self.config
         rows = {
             "file": self._path,
@@ -226,7 +227,7 @@ class OpenModel:
             n_ctx=n_ctx,
             n_threads=self._engine.n_threads,
             n_slots=n_slots,
-            n_batch=self._engine.n_batch,
+            n_batch=max(self._engine.n_batch, n_slots),
             kv_type=self._how["kv_type"],
         )
 

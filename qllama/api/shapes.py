@@ -6,8 +6,8 @@ llama-cpp-python follows it.
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -31,7 +31,7 @@ class Response:
     def __init__(self, kind: str, model: str) -> None:
         prefix = "cmpl" if kind == "text_completion" else "chatcmpl"
         self._common = {
-            "id": f"{prefix}-{uuid.uuid4()}",
+            "id": f"{prefix}-{secrets.token_hex(16)}",
             "object": kind,
             "created": int(time.time()),
             "model": model,

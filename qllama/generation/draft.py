@@ -89,6 +89,8 @@ class Draft:
     ----------
     n_prompt, n_tokens : int
         Tokens of the prompt; of it and the answer so far.
+    n_limit : int
+        Most tokens of both.
     finish_reason : str or None
         Why the answer ended; None while it goes on.
 
@@ -124,11 +126,11 @@ class Draft:
         self._n_logprobs = n_logprobs
         self._logprobs: list[TokenLogprob] = []
         self.n_prompt = self.n_tokens = len(prompt)
-        self._n_limit = n_ctx
+        self.n_limit = n_ctx
         if limits.max_tokens is not None and limits.max_tokens >= 0:
-            self._n_limit = min(n_ctx, self.n_prompt + limits.max_tokens)
+            self.n_limit = min(n_ctx, self.n_prompt + limits.max_tokens)
         # Prompt and answer: the first n_tokens elements are set.
-        self._tokens = np.empty(self._n_limit, np.int32)
+        self._tokens = np.empty(self.n_limit, np.int32)
         self._tokens[: self.n_prompt] = prompt
         self.finish_reason: FinishReason | None = None
 
@@ -170,7 +172,7 @@ class Draft:
         SamplingError, ValueError
             As `Sampler.sample`.
         """
-        if self.n_tokens == self._n_limit:  # there is no room for a first one
+        if self.n_tokens == self.n_limit:  # there is no room for a first one
             return self.end("length")
         token = self._sampler.sample(logits, self.tokens)
         if self._n_logprobs is not None:
@@ -182,7 +184,7 @@ class Draft:
         text = self._stops.push(self._detokenizer.push(token))
         if self._stops.found:
             self.finish_reason = "stop"
-        elif self.n_tokens == self._n_limit:
+        elif self.n_tokens == self.n_limit:
             text += self.end("length")
         return text
 

@@ -7,15 +7,24 @@ how its tokens become text.
 from __future__ import annotations
 
 import threading
+import time
 import weakref
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
+from qllama.generation.beams import BeamEvaluator, BeamSearch
 from qllama.generation.draft import Draft, Limits
+from qllama.generation.interrupt import Interrupt
+from qllama.generation.logprobs import TokenLogprob
 from qllama.generation.loop import Stream
 from qllama.generation.options import SamplingOptions, SamplingParams
+from qllama.generation.results import Completion, FinishReason, Timings
 from qllama.generation.sampling import Sampler
 from qllama.generation.session import Progress, Session
+from qllama.generation.together import OpenEngine, Together
 from qllama.tokenizer.base import Tokenizer
 from qllama.tokenizer.detokenizer import StreamingDetokenizer
 
@@ -24,20 +33,27 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-__all__ = ["GenerationOptions", "Generator"]
+__all__ = ["DraftOptions", "GenerationOptions", "Generator"]
+
+_Answer = TypeVar("_Answer", Stream, Together, Interrupt)
 
 # The OpenAI API's limit; a hundred would be as cheap.
 _MOST_LOGPROBS = 20
 
 
-class GenerationOptions(SamplingOptions, total=False):
-    """Every option of an answer as keyword arguments; see `Generator.start`."""
+class DraftOptions(SamplingOptions, total=False):
+    """What decides an answer, as keyword arguments; see `Generator.start`."""
 
     max_tokens: int | None
     stop: str | Sequence[str] | None
     stop_token_ids: Iterable[int]
     timeout: float | None
     logprobs: int | None
+
+
+class GenerationOptions(DraftOptions, total=False):
+    """Every option of an answer as keyword arguments; see `Generator.start`."""
+
     on_progress: Progress | None
 
 
@@ -69,20 +85,15 @@ class Generator:
         self._tokenizer = tokenizer
         self._load_seconds = load_seconds
         self._starting = threading.Lock()
-        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._answers: weakref.WeakSet[Stream | Together | Interrupt] = weakref.WeakSet()
         self._executor: Executor | None = None
 
     def start(
         self,
         prompt: Sequence[int],
         *,
-        max_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        stop_token_ids: Iterable[int] = (),
-        timeout: float | None = None,
-        logprobs: int | None = None,
         on_progress: Progress | None = None,
-        **sampling: Unpack[SamplingOptions],
+        **options: Unpack[DraftOptions],
     ) -> Stream:
         """Return the answer that continues `prompt`; nothing is evaluated yet.
 
@@ -90,21 +101,22 @@ class Generator:
         ----------
         prompt : sequence of int
             Token ids, at least one.
-        max_tokens : int or None
-            See `Limits`.
-        stop : str, sequence of str or None
-            Texts that end the answer, themselves left out. One that spells a control
-            token stands for that token, which has no text of its own in an answer.
-        stop_token_ids : iterable of int
-            Tokens that end the answer, beside the model's own end tokens.
-        timeout : float, optional
-            Seconds until the answer ends as it is.
-        logprobs : int, optional
-            Note each token's log-probability, and those of so many likeliest tokens.
         on_progress : callable, optional
             See `Stream`.
-        **sampling
-            Fields of `SamplingParams`.
+        **options
+            max_tokens : int or None
+                See `Limits`.
+            stop : str, sequence of str or None
+                Texts that end the answer, themselves left out. One that spells a control
+                token stands for that token, which has no text of its own in an answer.
+            stop_token_ids : iterable of int
+                Tokens that end the answer, beside the model's own end tokens.
+            timeout : float or None
+                Seconds until the answer ends as it is.
+            logprobs : int or None
+                Note each token's log-probability, and those of so many likeliest tokens.
+            Others
+                Fields of `SamplingParams`.
 
         Raises
         ------
@@ -113,13 +125,115 @@ class Generator:
         TypeError, ValueError
             When an option is unknown or out of range; names it.
         """
+        return self._noted(
+            Stream(
+                self._session,
+                self._lock,
+                self._draft(prompt, **options),
+                timeout=options.get("timeout"),
+                load_seconds=self._load_seconds,
+                on_progress=on_progress,
+                worker=self._worker,
+            )
+        )
+
+    def start_together(
+        self,
+        prompt: Sequence[int],
+        n: int,
+        open_engine: OpenEngine,
+        *,
+        on_progress: Progress | None = None,
+        **options: Unpack[DraftOptions],
+    ) -> Together:
+        """Return `n` answers that continue `prompt`; nothing is evaluated yet.
+
+        The first is the one that `start` would give; the seed of each is one more than
+        that of the one before.
+
+        Parameters
+        ----------
+        prompt : sequence of int
+            Token ids, at least one.
+        n : int
+            At least 1.
+        open_engine : callable
+            See `Together`.
+        on_progress, **options
+            As in `start`, which says what is raised.
+        """
+        drafts = [self._draft(prompt, **options)]
+        for i in range(1, n):
+            options["seed"] = drafts[0].seed + i
+            drafts.append(self._draft(prompt, **options))
+        return self._noted(
+            Together(
+                self._session,
+                self._lock,
+                drafts,
+                open_engine,
+                timeout=options.get("timeout"),
+                load_seconds=self._load_seconds,
+                on_progress=on_progress,
+            )
+        )
+
+    def beam_search(
+        self,
+        prompt: Sequence[int],
+        search: BeamSearch,
+        open_engine: Callable[[], AbstractContextManager[BeamEvaluator]],
+    ) -> list[Completion]:
+        """Return what a beam search finds, best first.
+
+        Parameters
+        ----------
+        prompt : sequence of int
+            Token ids, at least one.
+        search : BeamSearch
+        open_engine : callable
+            Returns a context of an engine with a slot a beam.
+        """
+        interrupt = self._noted(Interrupt(None))
+        tokens = np.array(prompt, np.int32)
+        with self._lock, open_engine() as evaluator:
+            started = time.perf_counter()
+            logits, n_reused = self._session.evaluate(tokens)
+            prompt_seconds = time.perf_counter() - started
+            evaluator.write_cache(self._session.snapshot()[1])
+            beams = search.run(logits[0], tokens.size, evaluator, interrupt.check)
+            seconds = time.perf_counter() - started - prompt_seconds
+        found = []
+        for beam in beams:
+            n = len(beam.tokens)
+            reason: FinishReason = "length" if n == search.max_tokens else "cancelled"
+            written = beam.tokens
+            if beam.tokens[-1] in search.ends:
+                reason, written = "stop", beam.tokens[:-1]
+            stream = StreamingDetokenizer(self._tokenizer, skip_special=True, previous=prompt[-1])
+            text = "".join(map(stream.push, written)) + stream.flush()
+            timings = Timings(self._load_seconds, tokens.size, n_reused, prompt_seconds, n, seconds)
+            noted = tuple(map(TokenLogprob, beam.tokens, beam.logprobs))
+            found.append(Completion(text, beam.tokens, reason, 0, timings, noted))
+        return found
+
+    def _draft(
+        self,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        stop_token_ids: Iterable[int] = (),
+        timeout: float | None = None,
+        logprobs: int | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> Draft:
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         ends = {*self._tokenizer.config.eos_token_ids, *stop_token_ids}
         ends.update(token for text in stops if (token := self._control_token(text)) is not None)
         if logprobs is not None and not 0 <= logprobs <= _MOST_LOGPROBS:
             raise ValueError(f"logprobs: expected None or 0 to {_MOST_LOGPROBS}, found {logprobs}")
-        limits = Limits(max_tokens, stops, frozenset(ends), timeout)
-        draft = Draft(
+        return Draft(
             prompt,
             n_ctx=self._session.n_ctx,
             sampler=Sampler(
@@ -130,28 +244,22 @@ class Generator:
             detokenizer=StreamingDetokenizer(
                 self._tokenizer, skip_special=True, previous=prompt[-1] if prompt else None
             ),
-            limits=limits,
+            limits=Limits(max_tokens, stops, frozenset(ends), timeout),
             n_logprobs=logprobs,
         )
-        stream = Stream(
-            self._session,
-            self._lock,
-            draft,
-            timeout=timeout,
-            load_seconds=self._load_seconds,
-            on_progress=on_progress,
-            worker=self._worker,
-        )
+
+    def _noted(self, answer: _Answer) -> _Answer:
+        """Have `cancel` find an answer as long as somebody holds it."""
         with self._starting:
-            self._streams.add(stream)
-        return stream
+            self._answers.add(answer)
+        return answer
 
     def cancel(self) -> None:
         """Cancel every answer that is in the making or waits for its turn."""
         with self._starting:
-            streams = list(self._streams)
-        for stream in streams:
-            stream.cancel()
+            answers = list(self._answers)
+        for answer in answers:
+            answer.cancel()
 
     def close(self) -> None:
         """Let go of the worker's thread."""

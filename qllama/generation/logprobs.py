@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from qllama.generation.filters import top_k
 
-__all__ = ["TokenLogprob", "token_logprob"]
+__all__ = ["TokenLogprob", "log_sum_exp", "token_logprob"]
 
 
 class TokenLogprob(NamedTuple):
@@ -43,7 +43,7 @@ def token_logprob(logits: npt.NDArray[np.float32], token: int, n_top: int) -> To
     n_top : int
         How many of the likeliest.
     """
-    total = _log_sum_exp(logits)
+    total = log_sum_exp(logits)
     top: list[int] = []
     if n_top:
         likeliest = top_k(logits, n_top)
@@ -55,7 +55,13 @@ def token_logprob(logits: npt.NDArray[np.float32], token: int, n_top: int) -> To
     )
 
 
-def _log_sum_exp(logits: npt.NDArray[np.float32]) -> float:
+def log_sum_exp(logits: npt.NDArray[np.float32]) -> float:
+    """Return what a logit exceeds the logarithm of its token's probability by.
+
+    Parameters
+    ----------
+    logits : float32, (vocab_size,)
+    """
     peak = logits.max()
     weights = np.subtract(logits, peak, dtype=np.float64)
     return float(peak) + float(np.log(np.exp(weights, out=weights).sum()))

@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qllama.generation.draft import Draft
+from qllama.generation.interrupt import EndedEarly, Interrupt
 from qllama.generation.results import Completion, FinishReason, Piece, Timings
 from qllama.generation.session import Progress, Session
 
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["Stream"]
 
 _Result = TypeVar("_Result")
-
-
-class _Ended(Exception):
-    """Unwinds an evaluation when the answer is cancelled or its time is over."""
-
-    def __init__(self, reason: FinishReason) -> None:
-        super().__init__(reason)
-        self.reason: FinishReason = reason
 
 
 class Stream(Iterator[Piece]):
@@ -76,11 +68,10 @@ class Stream(Iterator[Piece]):
         self._session = session
         self._lock = lock
         self._draft = draft
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._interrupt = Interrupt(timeout)
         self._load_seconds = load_seconds
         self._on_progress = on_progress
         self._worker = worker
-        self._cancelled = False
         self._closed = False
         self._n_reused = 0
         self._prompt_seconds = 0.0
@@ -126,20 +117,21 @@ class Stream(Iterator[Piece]):
 
         The next piece is the last one, its `finish_reason` is `cancelled`.
         """
-        self._cancelled = True
+        self._interrupt.cancel()
 
     def close(self) -> None:
         """Cancel the answer and give no more pieces, as closing a generator does."""
-        self._cancelled = self._closed = True
+        self._closed = True
+        self._interrupt.cancel()
 
     def __next__(self) -> Piece:
-        with self._turn():
+        with self._interrupt.turn(self._lock):
             return self._advance()
 
     def completion(self) -> Completion:
         """Take all remaining pieces, undisturbed by other calls, as one text."""
         text = []
-        with self._turn():
+        with self._interrupt.turn(self._lock):
             while self.finish_reason is None:
                 text.append(self._advance())
         reason = self.finish_reason
@@ -180,9 +172,6 @@ class Stream(Iterator[Piece]):
             self.cancel()
             raise
 
-    def _turn(self) -> AbstractContextManager[object]:
-        return self._lock if self._deadline is None else _Turn(self._lock, self._deadline)
-
     def _advance(self) -> Piece:
         """Step until there is text to pass on or the answer has ended."""
         draft = self._draft
@@ -193,7 +182,7 @@ class Stream(Iterator[Piece]):
         while not text and draft.finish_reason is None:
             try:
                 text = self._step()
-            except _Ended as end:
+            except EndedEarly as end:
                 text = draft.end(end.reason)
         return Piece(
             text,
@@ -205,12 +194,12 @@ class Stream(Iterator[Piece]):
 
     def _step(self) -> str:
         """Choose one token; return the text that is certain with it."""
-        self._check()
+        self._interrupt.check()
         draft = self._draft
         is_first = draft.n_tokens == draft.n_prompt
         started = time.perf_counter()
         logits, n_reused = self._session.evaluate(
-            draft.tokens, on_progress=self._on_progress, check=self._check
+            draft.tokens, on_progress=self._on_progress, check=self._interrupt.check
         )
         if is_first:
             self._n_reused = n_reused
@@ -219,26 +208,3 @@ class Stream(Iterator[Piece]):
         text = draft.take(logits[0])
         self._completion_seconds += time.perf_counter() - started
         return text
-
-    def _check(self) -> None:
-        if self._cancelled:
-            raise _Ended("cancelled")
-        if self._deadline is not None and time.monotonic() >= self._deadline:
-            raise _Ended("timeout")
-
-
-class _Turn(AbstractContextManager[None]):
-    """Holds a lock, unless a deadline comes first: then the answer ends before its next step."""
-
-    def __init__(self, lock: threading.Lock, deadline: float) -> None:
-        self._lock = lock
-        self._deadline = deadline
-        self._holds = False
-
-    def __enter__(self) -> None:
-        left = max(0.0, self._deadline - time.monotonic())
-        self._holds = self._lock.acquire(timeout=min(left, threading.TIMEOUT_MAX))
-
-    def __exit__(self, *error: object) -> None:
-        if self._holds:
-            self._lock.release()

@@ -5,7 +5,6 @@ Owns plain records only.
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -160,6 +159,8 @@ class Completion(str):
 
     def _repr_html_(self) -> str:
         """Show the text as it is in notebooks, and what it took below."""
+        import html
+
         return (
             f'<div style="white-space: pre-wrap">{html.escape(str(self))}</div>'
             f"<small>{self.completion_tokens} tokens, {self.finish_reason}, "

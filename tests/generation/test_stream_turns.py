@@ -30,7 +30,7 @@ class Model:
 def clock(monkeypatch):
     """The loop's clock, which stands still until it is set."""
     now = [100.0]
-    monkeypatch.setattr("qllama.generation.loop.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("qllama.generation.interrupt.time.monotonic", lambda: now[0])
     return now
 
 
@@ -100,7 +100,7 @@ def test_generator_keeps_no_answer_alive():
     model = Model()
     model.start("Q")
     gc.collect()
-    assert len(model.generator._streams) == 0
+    assert len(model.generator._answers) == 0
 
 
 def test_stream_awaited_is_the_answer():
