@@ -27,13 +27,18 @@ def command_lines() -> list[str]:
     return sorted({line.replace("\\|", "|") for line in [*inline, *shell]})
 
 
-@pytest.mark.parametrize("line", command_lines())
-def test_readme_command_line_names_what_exists(line):
+def check_command_line(line: str) -> None:
+    """Assert that a line which begins with `qllama` names a command, and flags of it."""
     words = shlex.split(re.sub(r"[\[\]]", " ", line))
     command = cli.get_command(click.Context(cli), words[1])
     assert command is not None, words[1]
     flags = {flag for option in command.params for flag in option.opts} | {"--help"}
     assert {word for word in words if word.startswith("-")} <= flags
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_readme_command_line_names_what_exists(line):
+    check_command_line(line)
 
 
 def test_readme_table_lists_every_command():
