@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,3 +111,42 @@ def test_terminal_history_is_kept_in_the_users_data_directory(chat, isolated_hom
     histories = list(isolated_home.rglob("history"))
     assert len(histories) == 1
     assert "remember me" in histories[0].read_text(encoding="utf-8")
+
+
+def test_terminal_pasted_lines_are_one_message_that_enter_sends(chat):
+    chat.send("\x1b[200~first\rsecond\r\x1b[201~")
+    chat.expect_exact("second")
+    chat.send("third\r")
+    chat.expect("You said: first\r\nsecond\r\nthird \\[user\\]")
+    chat.expect_exact(PROMPT)
+    leave(chat, CTRL_D)
+
+
+def test_terminal_line_feed_sends_too(chat):
+    # What was typed while nobody read it ends so.
+    chat.send("hello\n")
+    chat.expect_exact("You said: hello [user]")
+    chat.expect_exact(PROMPT)
+    leave(chat, CTRL_D)
+
+
+def test_terminal_alt_enter_begins_a_new_line(chat):
+    chat.send("first\x1b\rsecond\r")
+    chat.expect("You said: first\r\nsecond")
+    chat.expect_exact(PROMPT)
+    leave(chat, CTRL_D)
+
+
+@pytest.mark.parametrize("where", ["at the prompt", "in an answer"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_terminal_ended_by_a_signal_is_put_back(chat, where, name):
+    if where == "in an answer":
+        chat.send("count\r")
+        chat.expect_exact("3 4 5 ")
+    number = getattr(signal, name)
+    chat.kill(number)
+    chat.expect(pexpect.EOF)
+    assert "Traceback" not in chat.before
+    assert chat.getecho()
+    chat.close()
+    assert chat.exitstatus == 128 + number

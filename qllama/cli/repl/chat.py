@@ -111,7 +111,8 @@ class Chat:
     def status(self) -> str:
         """How full the context window is and how fast the last answer came, in one line."""
         n_ctx = self.llm.n_ctx
-        parts = [self.name, f"context {self.n_used}/{n_ctx} ({self.n_used / n_ctx:.0%})"]
+        name = self.name.rpartition("/")[2]
+        parts = [name, f"context {self.n_used}/{n_ctx} ({self.n_used / n_ctx:.0%})"]
         if self.timings is not None:
             parts.append(f"{self.timings.completion_rate:.1f} tokens/s")
         return " · ".join(parts)

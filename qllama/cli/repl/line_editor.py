@@ -60,7 +60,10 @@ def _keys() -> KeyBindings:
     """Enter sends, but for a text whose quotes are open; a pasted newline never does."""
     keys = KeyBindings()
 
+    # What is typed while an answer comes ends in Ctrl-J: nobody has yet told the terminal
+    # that Enter is Enter.
     @keys.add("enter")
+    @keys.add("c-j")
     def _(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if is_open(buffer.text):
@@ -69,7 +72,6 @@ def _keys() -> KeyBindings:
             buffer.validate_and_handle()
 
     @keys.add("escape", "enter")
-    @keys.add("c-j")
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=False)
 

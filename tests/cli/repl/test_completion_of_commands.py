@@ -1,0 +1,41 @@
+"""What Tab offers."""
+
+from __future__ import annotations
+
+import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+
+from qllama.cli.repl.completion import CommandCompleter
+
+
+def offered(text):
+    completions = CommandCompleter().get_completions(Document(text), CompleteEvent())
+    return [text[: len(text) + c.start_position] + c.text for c in completions]
+
+
+@pytest.mark.parametrize(
+    ("text", "completed"),
+    [
+        ("/s", ["/set", "/show", "/save"]),
+        ("/b", ["/bye"]),
+        ("/set v", ["/set verbose"]),
+        ("/set parameter top", ["/set parameter top_k", "/set parameter top_p"]),
+        ("/set parameter top_k 1", []),
+        ("/show t", ["/show template"]),
+        ("/? sh", ["/? show", "/? shortcuts"]),
+        ("/nonsense ", []),
+        ("/tokens s", []),
+        ("set", []),
+        ("a message\n/s", []),
+        ("/s\n/s", []),
+    ],
+)
+def test_completion_offers_what_may_stand_there(text, completed):
+    assert offered(text) == completed
+
+
+def test_completion_offers_paths_where_a_file_is_wanted(tmp_path, monkeypatch):
+    (tmp_path / "talk.session").touch()
+    monkeypatch.chdir(tmp_path)
+    assert offered("/restore ta") == ["/restore talk.session"]
