@@ -84,9 +84,10 @@ def command(
     """Talk with MODEL, using the chat template it carries, or --chat-template.
 
     On a terminal this is a session: type messages at `>>> `, Ctrl-C stops an
-    answer, Ctrl-D leaves, /? lists the commands. With -p or -f, or with text piped in,
-    it answers once and exits; only the answer goes to stdout. With -p and -f together,
-    the message is TEXT, an empty line and the text of FILE.
+    answer, Ctrl-D leaves, /save keeps the conversation for another day, /? lists the
+    commands. With -p or -f, or with text piped in, it answers once and exits; only the
+    answer goes to stdout. With -p and -f together, the message is TEXT, an empty line and
+    the text of FILE.
 
     The default model brings its own --temp 0.1, --top-p 0.9, --repeat-penalty 1.1
     and an empty system message, where you give none.
