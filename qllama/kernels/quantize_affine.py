@@ -17,10 +17,14 @@ from qllama.kernels import vector as v
 from qllama.kernels._jit import njit
 from qllama.kernels.quantize_lanes import (
     CHUNK_BLOCKS,
+    CHUNK_ROW,
     LANES,
+    importance_of,
     load_chunk,
+    rounded,
     store_nibbles,
     store_sixes,
+    weighted,
 )
 from qllama.quant import BLOCK, TILE_ROWS
 from qllama.quant.affine import MAX_SCALE_CODE, REFITS, SCALE_STEPS, SMALLEST_SCALE
@@ -29,15 +33,6 @@ __all__ = ["quantize_affine"]
 
 _ZERO, _ONE, _TWO, _INFINITY = (np.float32(n) for n in (0, 1, 2, np.inf))
 _FLOAT, _VECTOR = 4, 4 * TILE_ROWS
-_CHUNK_ROW = _FLOAT * LANES
-#: The unit of this number is 1: adding it and taking it away rounds what is below 2**22.
-_ROUNDER = np.float32(1.5 * 2**23)
-
-
-@njit
-def _rounded(x: Any) -> Any:
-    rounder = v.splat(_ROUNDER)
-    return (x + rounder) - rounder
 
 
 @njit
@@ -49,12 +44,7 @@ def _inverse(scale: Any) -> Any:
 def _code(value: Any, minimum: Any, inverse: Any, max_code: Any) -> Any:
     # Between whole bounds it is all one whether numbers are rounded or clamped first.
     scaled = v.larger((value + minimum) * inverse, v.splat(_ZERO))
-    return _rounded(v.smaller(scaled, max_code))
-
-
-@njit
-def _weighted(value: Any, h: Any, i: Any) -> Any:
-    return value if h is None else v.splat(v.load_scalar(h + _FLOAT * i)) * value
+    return rounded(v.smaller(scaled, max_code))
 
 
 @njit
@@ -63,9 +53,9 @@ def _error(x: Any, h: Any, scale: Any, minimum: Any, max_code: Any) -> Any:
     inverse = _inverse(scale)
     error = v.splat(_ZERO)
     for i in range(BLOCK):
-        value = v.load(x + _CHUNK_ROW * i)
+        value = v.load(x + CHUNK_ROW * i)
         difference = (scale * _code(value, minimum, inverse, max_code) - minimum) - value
-        error = error + _weighted(difference * difference, h, i)
+        error = error + weighted(difference * difference, h, i)
     return error
 
 
@@ -75,9 +65,9 @@ def _sums(x: Any, h: Any) -> Any:
     one, zero = v.splat(_ONE), v.splat(_ZERO)
     sum_h, sum_x, sum_xx = zero, zero, zero
     for i in range(BLOCK):
-        value = v.load(x + _CHUNK_ROW * i)
-        hx = _weighted(value, h, i)
-        sum_h, sum_x, sum_xx = sum_h + _weighted(one, h, i), sum_x + hx, sum_xx + hx * value
+        value = v.load(x + CHUNK_ROW * i)
+        hx = weighted(value, h, i)
+        sum_h, sum_x, sum_xx = sum_h + weighted(one, h, i), sum_x + hx, sum_xx + hx * value
     return sum_h, sum_x, sum_xx
 
 
@@ -88,9 +78,9 @@ def _refit(x: Any, h: Any, sums: Any, scale: Any, minimum: Any, max_code: Any) -
     zero, two, inverse = v.splat(_ZERO), v.splat(_TWO), _inverse(scale)
     q, qq, xq = zero, zero, zero
     for i in range(BLOCK):
-        value = v.load(x + _CHUNK_ROW * i)
+        value = v.load(x + CHUNK_ROW * i)
         code = _code(value, minimum, inverse, max_code)
-        hq = _weighted(code, h, i)
+        hq = weighted(code, h, i)
         q, qq, xq = q + hq, qq + hq * code, xq + hq * value
     determinant = sum_h * qq - q * q
     free_scale = (sum_h * xq - q * sum_x) / determinant
@@ -111,7 +101,7 @@ def _search(x: Any, h: Any, sums: Any, starts: Any, max_code: Any) -> Any:
     zero = v.splat(_ZERO)
     least = greatest = v.load(x)
     for i in range(BLOCK):
-        value = v.load(x + _CHUNK_ROW * i)
+        value = v.load(x + CHUNK_ROW * i)
         least, greatest = v.smaller(value, least), v.larger(value, greatest)
     least = v.smaller(least, zero)
     span = v.larger(greatest - least, zero)
@@ -142,7 +132,7 @@ def _row_factor(values: Any, n_blocks: Any) -> Any:
 def _nearest(value: Any, factor: Any) -> Any:
     """Codes of numbers in units of factors."""
     zero = v.splat(_ZERO)
-    code = _rounded(v.smaller(v.larger(value, zero) / factor, v.splat(MAX_SCALE_CODE)))
+    code = rounded(v.smaller(v.larger(value, zero) / factor, v.splat(MAX_SCALE_CODE)))
     return v.where_less(zero, factor, code, zero)
 
 
@@ -184,11 +174,6 @@ def _round(
 
 
 @njit
-def _importance_of(h: Any, block: Any) -> Any:
-    return None if h is None else h.ctypes.data + _FLOAT * BLOCK * block
-
-
-@njit
 def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
     """Quantize float32 `w` (rows, k) into uint8 `tiles` (tiles, bytes of a tile).
 
@@ -211,7 +196,7 @@ def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
             lane = block % CHUNK_BLOCKS * TILE_ROWS
             if lane == 0:
                 load_chunk(w, row, block, chunk)
-            x, h_block = x_chunk + _FLOAT * lane, _importance_of(h, block)
+            x, h_block = x_chunk + _FLOAT * lane, importance_of(h, block)
             scale, minimum = _search(x, h_block, _sums(x, h_block), starts, max_code)
             v.store(scales + _VECTOR * block, scale)
             v.store(minimums + _VECTOR * block, minimum)
@@ -220,13 +205,13 @@ def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
             lane = block % CHUNK_BLOCKS * TILE_ROWS
             if lane == 0:
                 load_chunk(w, row, block, chunk)
-            x, h_block = x_chunk + _FLOAT * lane, _importance_of(h, block)
+            x, h_block = x_chunk + _FLOAT * lane, importance_of(h, block)
             scale, minimum = v.load(scales + _VECTOR * block), v.load(minimums + _VECTOR * block)
             sums = _sums(x, h_block)
             sc, mc = _round(x, h_block, sums, scale, minimum, d, m, n_steps, max_code)
             minimum, inverse = m * mc, _inverse(d * sc)
             for i in range(BLOCK):
-                code = _code(v.load(x + _CHUNK_ROW * i), minimum, inverse, max_code)
+                code = _code(v.load(x + CHUNK_ROW * i), minimum, inverse, max_code)
                 v.store_bytes(code_chunk + LANES * i + lane, code)
             stored = tiles[tile, block * block_n_bytes : (block + 1) * block_n_bytes]
             if bits == 4:

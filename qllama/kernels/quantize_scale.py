@@ -1,4 +1,8 @@
-"""The compiled search of `q8_0` and `q4_0`, operation for operation `qllama.quant.scale_search`."""
+"""The compiled search of `q8_0` and `q4_0`, operation for operation `qllama.quant.scale_search`.
+
+As in `quantize_affine`, one value here is a number for each of 16 blocks side by side, and `x`
+and `h` are the addresses of their weights and of their columns' importance.
+"""
 
 from __future__ import annotations
 
@@ -6,106 +10,67 @@ from typing import Any
 
 import numpy as np
 
+from qllama.kernels import vector as v
 from qllama.kernels._jit import njit
 from qllama.kernels.quantize_lanes import (
     CHUNK_BLOCKS,
+    CHUNK_ROW,
     LANES,
-    half_bits,
-    half_value,
+    importance_of,
     load_chunk,
-    load_importance,
-    store_bytes,
+    rounded,
+    store_eights,
     store_nibbles,
     weighted,
 )
 from qllama.quant import BLOCK, TILE_ROWS
-from qllama.quant.scale_search import LARGEST_HALF
 
 __all__ = ["quantize_scaled"]
 
 _ZERO, _ONE, _INFINITY = np.float32(0), np.float32(1), np.float32(np.inf)
 _SMALLEST_NORMAL = np.finfo(np.float32).smallest_normal
+_FLOAT, _HALF = 4, 2
 
 
 @njit
-def _code(x: Any, inverse: Any, least: Any, greatest: Any) -> Any:
-    code = np.rint(x * inverse)
-    code = code if code > least else least
-    return code if code < greatest else greatest
+def _inverse(scale: Any) -> Any:
+    is_small = v.splat(_SMALLEST_NORMAL)
+    return v.where_less(v.absolute(scale), is_small, v.splat(_ZERO), v.splat(_ONE) / scale)
 
 
 @njit
-def _invert(scale: Any, inverse: Any) -> None:
-    for lane in range(LANES):
-        usable = abs(scale[lane]) >= _SMALLEST_NORMAL
-        inverse[lane] = _ONE / scale[lane] if usable else _ZERO
+def _code(value: Any, inverse: Any, least: Any, greatest: Any) -> Any:
+    # Between whole bounds it is all one whether numbers are rounded or clamped first.
+    return rounded(v.smaller(v.larger(value * inverse, least), greatest))
 
 
 @njit
-def _round_to_halves(scale: Any) -> None:
-    bits = scale.view(np.uint32)
-    for lane in range(LANES):
-        scale[lane] = min(max(scale[lane], -LARGEST_HALF), LARGEST_HALF)
-        scale[lane] = half_value(half_bits(bits[lane]))
-
-
-@njit
-def _search(
-    x: Any, h: Any, starts: Any, least: Any, greatest: Any, codes: Any, best_scale: Any
-) -> None:
-    """Fill `best_scale` (64,) and uint8 `codes` (32, 64), counted from `least`.
-
-    `x` is float32 (32, 64), and so is `h` unless it is None; `starts` are float32 (n,),
-    `least` and `greatest` float32.
-    """
-    largest, scale, inverse = best_scale.copy(), best_scale.copy(), best_scale.copy()
-    sum_xq, sum_qq = best_scale.copy(), best_scale.copy()
-    error, best_error = best_scale.copy(), best_scale.copy()
-    largest[:] = x[0]
+def _search(x: Any, h: Any, starts: Any, least: Any, greatest: Any) -> Any:
+    """The best scale."""
+    zero = v.splat(_ZERO)
+    largest = v.load(x)
     for i in range(BLOCK):
-        for lane in range(LANES):
-            value, before = x[i, lane], largest[lane]
-            largest[lane] = value if abs(value) > abs(before) else before
-    best_error[:] = _INFINITY
-    best_scale[:] = _ZERO
-    for start in starts:
-        for lane in range(LANES):
-            scale[lane] = largest[lane] / start
-            sum_xq[lane] = sum_qq[lane] = error[lane] = _ZERO
-        _invert(scale, inverse)
+        value = v.load(x + CHUNK_ROW * i)
+        largest = v.where_less(v.absolute(largest), v.absolute(value), value, largest)
+    best_scale, best_error = zero, v.splat(_INFINITY)
+    for start in range(len(starts)):
+        scale = largest / v.splat(starts[start])
+        inverse = _inverse(scale)
+        xq, qq, error = zero, zero, zero
         for i in range(BLOCK):
-            for lane in range(LANES):
-                code = _code(x[i, lane], inverse[lane], least, greatest)
-                hq = weighted(code, h, i, lane)
-                sum_xq[lane] += hq * x[i, lane]
-                sum_qq[lane] += hq * code
-        for lane in range(LANES):
-            if sum_qq[lane] > _ZERO:
-                scale[lane] = sum_xq[lane] / sum_qq[lane]
-        _round_to_halves(scale)
-        _invert(scale, inverse)
+            value = v.load(x + CHUNK_ROW * i)
+            code = _code(value, inverse, least, greatest)
+            hq = weighted(code, h, i)
+            xq, qq = xq + hq * value, qq + hq * code
+        scale = v.rounded_to_half(v.where_less(zero, qq, xq / qq, scale))
+        inverse = _inverse(scale)
         for i in range(BLOCK):
-            for lane in range(LANES):
-                code = _code(x[i, lane], inverse[lane], least, greatest)
-                difference = scale[lane] * code - x[i, lane]
-                error[lane] += weighted(difference * difference, h, i, lane)
-        for lane in range(LANES):
-            if error[lane] < best_error[lane]:
-                best_error[lane] = error[lane]
-                best_scale[lane] = scale[lane]
-    _invert(best_scale, inverse)
-    for i in range(BLOCK):
-        for lane in range(LANES):
-            code = _code(x[i, lane], inverse[lane], least, greatest)
-            codes[i, lane] = np.uint8(code - least)
-
-
-@njit
-def _store_scales(scale: Any, lane: int, out: Any) -> None:
-    """Store the scales (64,) of the 16 lanes from `lane` on as 32 bytes of float16."""
-    bits, halves = scale.view(np.uint32), out.view(np.uint16)
-    for r in range(TILE_ROWS):
-        halves[r] = half_bits(bits[lane + r])
+            value = v.load(x + CHUNK_ROW * i)
+            difference = scale * _code(value, inverse, least, greatest) - value
+            error = error + weighted(difference * difference, h, i)
+        best_scale = v.where_less(error, best_error, scale, best_scale)
+        best_error = v.smaller(error, best_error)
+    return best_scale
 
 
 @njit
@@ -115,24 +80,29 @@ def quantize_scaled(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
     `bits` are those of a code, 4 or 8, `starts` float32 (n,) those of the codec, and `h` is
     float32 (k padded,), as `block_importance` gives it, or None.
     """
-    greatest = np.float32((1 << (bits - 1)) - 1)
-    least = -greatest - _ONE
+    greatest = v.splat(np.float32((1 << (bits - 1)) - 1))
+    least = v.splat(-np.float32(1 << (bits - 1)))
     code_n_bytes = bits * BLOCK * TILE_ROWS // 8
-    block_n_bytes = code_n_bytes + 2 * TILE_ROWS
+    block_n_bytes = code_n_bytes + _HALF * TILE_ROWS
     n_blocks = -(-w.shape[1] // BLOCK)
-    x, codes = np.empty((BLOCK, LANES), np.float32), np.empty((BLOCK, LANES), np.uint8)
-    chunk_h = None if h is None else np.empty((BLOCK, LANES), np.float32)
-    scale = np.empty(LANES, np.float32)
+    chunk, codes = np.empty((BLOCK, LANES), np.float32), np.empty((BLOCK, LANES), np.uint8)
+    scales = np.empty(TILE_ROWS, np.float32)
     for tile in range(len(tiles)):
-        for first in range(0, n_blocks, CHUNK_BLOCKS):
-            load_chunk(w, tile * TILE_ROWS, first, x)
-            load_importance(h, first, chunk_h)
-            _search(x, chunk_h, starts, least, greatest, codes, scale)
-            for block in range(first, min(first + CHUNK_BLOCKS, n_blocks)):
-                lane = (block - first) * TILE_ROWS
-                stored = tiles[tile, block * block_n_bytes : (block + 1) * block_n_bytes]
-                if bits == 4:
-                    store_nibbles(codes, lane, stored)
-                else:
-                    store_bytes(codes, lane, stored)
-                _store_scales(scale, lane, stored[code_n_bytes:])
+        for block in range(n_blocks):
+            lane = block % CHUNK_BLOCKS * TILE_ROWS
+            if lane == 0:
+                load_chunk(w, tile * TILE_ROWS, block, chunk)
+            x = chunk.ctypes.data + _FLOAT * lane
+            scale = _search(x, importance_of(h, block), starts, least, greatest)
+            inverse = _inverse(scale)
+            for i in range(BLOCK):
+                code = _code(v.load(x + CHUNK_ROW * i), inverse, least, greatest)
+                v.store_bytes(codes.ctypes.data + LANES * i + lane, code - least)
+            stored = tiles[tile, block * block_n_bytes : (block + 1) * block_n_bytes]
+            if bits == 4:
+                store_nibbles(codes, lane, stored)
+            else:
+                store_eights(codes, lane, stored)
+            v.store(scales.ctypes.data, scale)
+            for r in range(TILE_ROWS):
+                v.store_f16(stored.ctypes.data + code_n_bytes + _HALF * r, scales[r])

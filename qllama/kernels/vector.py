@@ -44,6 +44,7 @@ __all__ = [
     "prefetch",
     "reduce_add",
     "reduce_max",
+    "rounded_to_half",
     "smaller",
     "splat",
     "store",
@@ -253,6 +254,13 @@ store_bytes = _operation(
 )
 fma = _operation(
     "fma", f32x16, [f32x16] * 3, lambda b, x, y, z: simd.fma(b, current_isa(), x, y, z)
+)
+#: rounded_to_half(x): the nearest finite half of each lane, as float32.
+rounded_to_half = _operation(
+    "rounded_to_half",
+    f32x16,
+    [f32x16],
+    lambda b, x: simd.f16_to_f32(b, current_isa(), finite_halves(b, x)),
 )
 absolute = _operation("absolute", f32x16, [f32x16], _unary("fabs"))
 maximum = _operation("maximum", f32x16, [f32x16] * 2, _wider)

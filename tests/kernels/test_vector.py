@@ -142,6 +142,34 @@ def test_vector_comparisons_take_the_second_where_one_is_no_number():
 
 
 @numba.njit
+def _round_to_halves(source, out):
+    v.store(out, v.rounded_to_half(v.load(source)))
+
+
+def test_vector_rounded_to_half_is_the_nearest_finite_half():
+    values = aligned(16)
+    values[:12] = [
+        0.1,
+        -0.1,
+        1 + 2**-11,
+        1 + 3 * 2**-11,
+        1e-5,
+        3e-8,
+        2.9e-8,
+        2**-126,
+        65519,
+        65521,
+        -1e9,
+        -0.0,
+    ]
+    out = aligned(16)
+    _round_to_halves(address(values), address(out))
+    expected = np.clip(values, -65504, 65504).astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(np.signbit(out), np.signbit(expected))
+
+
+@numba.njit
 def _store_bytes(source, out):
     v.store_bytes(out, v.load(source))
 
