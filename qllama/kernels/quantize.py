@@ -66,8 +66,9 @@ def quantize(
     w = np.ascontiguousarray(w).view()
     # numba compiles anew for every combination of flags: let there be only one.
     w.flags.writeable = False
-    # Zeros, because the float types write no padding.
-    tiles = found.tiles(np.zeros(matrix_n_bytes(type_name, *w.shape), np.uint8), *w.shape)
+    # The float types write no padding.
+    new = np.zeros if isinstance(found, FloatCodec) else np.empty
+    tiles = found.tiles(new(matrix_n_bytes(type_name, *w.shape), np.uint8), *w.shape)
     n_parts = max(1, min(n_threads, len(tiles)))
     bounds = [len(tiles) * part // n_parts for part in range(n_parts + 1)]
 
