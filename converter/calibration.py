@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from converter.check.forward import Reading, Text, hidden_states
 from converter.check.weights import SourceWeights, StoredWeights, Weights
 from converter.importance import multiplied_matrices
 from converter.sources.registry import open_source
-from qllama.errors import ContextLengthError, ConversionError
+from converter.watched import Watched, passes
+from qllama.errors import ConversionError
 from qllama.format import QlmFile
 from qllama.format.spec import MAGIC
 from qllama.kernels import reference as ops
@@ -28,8 +28,6 @@ from qllama.tokenizer import Tokenizer, load_tokenizer
 __all__ = ["calibrate", "open_weights"]
 
 F32 = npt.NDArray[np.float32]
-# States and the wide activations of an 8B take 0.5 GB; weights are decoded once for these.
-_TOKENS_TOGETHER = 2048
 
 
 @contextmanager
@@ -60,7 +58,7 @@ def calibrate(
     windows : int32, (n_windows, n_ctx)
         Tokens, each window read by itself.
     on_progress : callable
-        Told of a stage, the windows done, and of how many.
+        Told of a stage, of layers read, and of how many.
 
     Returns
     -------
@@ -74,49 +72,24 @@ def calibrate(
     ConversionError
         When an input is not finite.
     """
-    n_windows, n_ctx = windows.shape
-    config = weights.config
-    if n_ctx > config.max_position_embeddings:
-        raise ContextLengthError(
-            f"windows: expected at most {config.max_position_embeddings} tokens, the model's "
-            f"context, found {n_ctx}; give a smaller -c"
-        )
-    observed = _Observed(weights)
-    head = EMBEDDING if config.tie_word_embeddings else HEAD
-    reading = Reading(config.rope_theta)
-    step = max(1, _TOKENS_TOGETHER // n_ctx)
-    for first in range(0, n_windows, step):
-        on_progress("reading windows", first, n_windows)
-        texts = [Text(w, range(n_ctx), reading) for w in windows[first : first + step].tolist()]
-        states = hidden_states(observed, texts, config.num_hidden_layers, lambda *_: None)
-        norm = weights.vector(FINAL_NORM)
-        observed.add(head, ops.rms_norm(np.concatenate(states), norm, config.rms_norm_eps))
-    on_progress("reading windows", n_windows, n_windows)
-    return observed.sums
+    config, n_layers = weights.config, weights.config.num_hidden_layers
+    sums = {name: np.zeros(k) for name, k in multiplied_matrices(weights.shapes).items()}
 
-
-class _Observed(Weights):
-    """Weights that sum up the squares of what they are multiplied with."""
-
-    def __init__(self, weights: Weights) -> None:
-        super().__init__(weights.config, weights.shapes)
-        self._weights = weights
-        self.sums = {name: np.zeros(k) for name, k in multiplied_matrices(weights.shapes).items()}
-
-    def add(self, name: str, x: F32) -> None:
-        self.sums[name] += np.square(x).sum(axis=0, dtype=np.float64)
-        if not np.isfinite(self.sums[name]).all():
+    def add(name: str, x: F32) -> None:
+        sums[name] += np.square(x).sum(axis=0, dtype=np.float64)
+        if not np.isfinite(sums[name]).all():
             raise ConversionError(
                 f"tensor {name}: expected finite inputs, found a NaN or an infinity; the model's "
                 "weights are damaged, or too large for float32"
             )
 
-    def linear(self, x: F32, name: str) -> F32:
-        self.add(name + ".weight", x)
-        return self._weights.linear(x, name)
-
-    def read(self, name: str, start: int, stop: int) -> F32:
-        return self._weights.read(name, start, stop)
-
-    def vector(self, name: str) -> F32:
-        return self._weights.vector(name)
+    readings = passes(Watched(weights, add), windows)
+    for i, reading in enumerate(readings):
+        on_progress("reading the text", i * n_layers, len(readings) * n_layers)
+        x = reading.embedded()
+        for layer in range(n_layers):
+            x = reading.after_layer(layer, x)
+            on_progress("reading the text", i * n_layers + layer + 1, len(readings) * n_layers)
+        head = EMBEDDING if config.tie_word_embeddings else HEAD
+        add(head, ops.rms_norm(x, weights.vector(FINAL_NORM), config.rms_norm_eps))
+    return sums

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from converter.check.weights import SourceWeights
+from converter.feedback import CalibrationText, Columns, Moments
 from converter.hashing import SourceHashes
 from converter.importance import Importance, importance_by_norm, read_importance
 from converter.naming import default_out_path
@@ -37,6 +39,7 @@ from qllama.format.spec import MAGIC, TensorSpec, tensor_n_bytes
 from qllama.format.writer import QlmWriter
 from qllama.kernels.cores import default_n_threads
 from qllama.progress import OnProgress, silent
+from qllama.tokenizer import load_tokenizer
 
 __all__ = ["convert", "plan"]
 
@@ -82,6 +85,7 @@ def convert(
     tensor_types: Sequence[Rule] = (),
     importance: _AnyPath | None = None,
     fast: bool = False,
+    feedback: CalibrationText | None = None,
     on_progress: OnProgress | None = None,
     n_threads: int | None = None,
     sha256: str | None = None,
@@ -110,6 +114,8 @@ def convert(
         A file of `converter.importance`: quantizing spends precision on columns that matter.
     fast : bool
         Whether to round by a formula where quantizing would search.
+    feedback : CalibrationText or None
+        The model reads it, and codes make up for each other's errors there; takes long.
     on_progress : callable or None
         An exception that it raises stops the conversion and leaves no file.
     n_threads : int or None
@@ -141,14 +147,17 @@ def convert(
     source, name = job.source, job.path.name
     known = {source.files[0]: sha256} if sha256 and len(source.files) == 1 else {}
     # Every hash has the same length, so the layout is known before the source's own are.
+    if feedback is not None:
+        job = replace(job, feedback=feedback.name)
     writer = job.writer(job.provenance(known, origin))
     writer.check_target()
     _prepare_quantizers(job, report)
     total = sum(t.n_bytes for t in source.tensors.values())
+    moments = _moments(source, feedback, report)
     slabs = (
         slab
         for s in job.specs
-        for slab in slabs_of(source.tensors[s.name], s, job.importance_of(s.name), fast=fast)
+        for slab in slabs_of(source.tensors[s.name], s, job.columns_of(s, moments), fast=fast)
     )
     reads = {file: 1 if file in known else 2 for file in source.files}
     with writer, dropped_when_read(reads), SourceHashes(source.files, known) as hashes:
@@ -186,6 +195,7 @@ class _Job:
     specs: Sequence[TensorSpec]
     importance: Importance | None
     fast: bool
+    feedback: str | None = None
 
     @classmethod
     def prepare(
@@ -224,6 +234,18 @@ class _Job:
         known = None if self.importance is None else self.importance.columns.get(name)
         return importance_by_norm(name, self.source.tensors) if known is None else known
 
+    def columns_of(self, spec: TensorSpec, moments: Moments | None) -> Columns | None:
+        """What is known of the columns of a tensor, where that is of use."""
+        if len(spec.shape) == 1 or carried_type(self.source.tensors[spec.name], spec) is not None:
+            return None
+        read = None if moments is None else moments.of(spec.name)
+        if read is not None and self.importance is None:
+            return read
+        importance = self.importance_of(spec.name)
+        if importance is None:
+            return read
+        return Columns(importance, None if read is None else read.factor)
+
     def writer(self, provenance: dict[str, Any]) -> QlmWriter:
         tokenizer, blob = self.source.tokenizer
         config, recipe = self.source.config, self.recipe.to_dict()
@@ -243,6 +265,7 @@ class _Job:
             "files": files,
             "origin": origin,
             "qllama": _qllama_version(),
+            **({} if self.feedback is None else {"feedback": {"text": self.feedback}}),
             **({} if self.importance is None else {"importance": self.importance.provenance}),
             **({"fast": True} if self.fast else {}),
             **self.source.provenance,
@@ -288,11 +311,22 @@ def _quality(errors: Sequence[npt.NDArray[np.float64]], spec: TensorSpec) -> Qua
     return Quality.of(errors, math.prod(spec.shape)) if errors else Quality.lossless()
 
 
+def _moments(
+    source: CheckpointSource, text: CalibrationText | None, report: OnProgress
+) -> Moments | None:
+    """Tokenize the text that error feedback is to be drawn from; it is read as needed."""
+    if text is None:
+        return None
+    windows = text.windows(load_tokenizer(*source.tokenizer))
+    weights = SourceWeights(source.config, source.tensors)
+    return Moments(weights, windows, lambda done, total: report("reading the text", done, total))
+
+
 def _prepare_quantizers(job: _Job, report: OnProgress) -> None:
     """Compile before the first slab, so that the user sees what takes the seconds."""
     quantized = sorted(
         {
-            (s.type, job.importance_of(s.name) is not None)
+            (s.type, job.feedback is not None or job.importance_of(s.name) is not None)
             for s in job.specs
             if len(s.shape) == 2 and carried_type(job.source.tensors[s.name], s) is None
         }

@@ -14,18 +14,22 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from converter.feedback import Columns
 from converter.in_order import in_order
 from converter.sources.base import BlockType, SourceTensor
 from qllama.errors import ConversionError
 from qllama.format.spec import TensorSpec
 from qllama.kernels.quantize import quantize
 from qllama.kernels.quantize_error import quantization_error
-from qllama.quant import BLOCK, TILE_ROWS, codec
+from qllama.quant import BLOCK, TILE_ROWS, BlockCodec, codec
+from qllama.quant.feedback import with_feedback
 
 __all__ = ["Encoded", "Slab", "carried_type", "encoded", "prepare", "slabs_of"]
 
 # 4 MiB as float32: enough that Python's share of the time is nothing.
 _SLAB_VALUES = 1 << 20
+# Feedback takes some calls of numpy for each column, whatever the rows.
+_FEEDBACK_VALUES = 1 << 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,8 @@ class Slab:
 
     Parameters
     ----------
-    importance : float32, (k,), or None
-        Of the tensor's columns, as `quantize` takes it.
+    columns : Columns or None
+        What is known of the tensor's.
     fast : bool
         As `quantize` takes it.
     """
@@ -60,7 +64,7 @@ class Slab:
     spec: TensorSpec
     start: int
     stop: int
-    importance: npt.NDArray[np.float32] | None = None
+    columns: Columns | None = None
     fast: bool = False
 
     @property
@@ -89,13 +93,21 @@ class Slab:
                 return Encoded(scaled.pack(*scaled.from_ggml_blocks(blocks)))
             values = self.tensor.read(self.start, self.stop)
             if values.ndim == 2:
-                data = quantize(self.spec.type, values, 1, self.importance, fast=self.fast)
+                data = self._quantized(values)
                 return Encoded(data, quantization_error(self.spec.type, values, data))
             if not np.isfinite(values).all():
                 raise ConversionError("expected finite numbers, found a NaN or an infinity")
             return Encoded(values.astype("<f4").view(np.uint8))
         except ConversionError as e:
             raise ConversionError(f"{self.tensor.where}, rows from {self.start}: {e}") from None
+
+    def _quantized(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        if self.columns is None:
+            return quantize(self.spec.type, values, 1, fast=self.fast)
+        data = quantize(self.spec.type, values, 1, self.columns.importance, fast=self.fast)
+        if self.columns.factor is None or not isinstance(codec(self.spec.type), BlockCodec):
+            return data
+        return with_feedback(self.spec.type, values, data, self.columns.factor)
 
 
 def carried_type(tensor: SourceTensor, spec: TensorSpec) -> BlockType | None:
@@ -120,7 +132,7 @@ def prepare(type_name: str, weighted: bool) -> None:
 def slabs_of(
     tensor: SourceTensor,
     spec: TensorSpec,
-    importance: npt.NDArray[np.float32] | None = None,
+    columns: Columns | None = None,
     *,
     fast: bool = False,
 ) -> Iterator[Slab]:
@@ -131,18 +143,20 @@ def slabs_of(
     tensor : SourceTensor
     spec : TensorSpec
         How it is to be stored.
-    importance : float32, (k,), or None
-        Of its columns.
+    columns : Columns or None
+        What is known of its columns.
     fast : bool
         As `quantize` takes it.
     """
     rows = tensor.shape[0]
     step = rows
+    has_feedback = columns is not None and columns.factor is not None
+    values = _FEEDBACK_VALUES if has_feedback else _SLAB_VALUES
     if len(tensor.shape) == 2:
-        tiles = max(1, _SLAB_VALUES // math.prod((TILE_ROWS, tensor.shape[1])))
+        tiles = max(1, values // math.prod((TILE_ROWS, tensor.shape[1])))
         step = tiles * TILE_ROWS
     for start in range(0, rows, step):
-        yield Slab(tensor, spec, start, min(start + step, rows), importance, fast)
+        yield Slab(tensor, spec, start, min(start + step, rows), columns, fast)
 
 
 def encoded(slabs: Iterable[Slab], n_threads: int) -> Generator[tuple[Slab, Encoded], None, None]:

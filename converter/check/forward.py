@@ -20,7 +20,7 @@ from qllama.kernels import reference as ops
 from qllama.model.rotary import RotaryTable
 from qllama.tensors import EMBEDDING, FINAL_NORM, HEAD, ROPE_DIVISORS
 
-__all__ = ["Reading", "Text", "hidden_states", "losses"]
+__all__ = ["ForwardPass", "Reading", "Text", "hidden_states", "losses"]
 
 F32 = npt.NDArray[np.float32]
 
@@ -90,7 +90,6 @@ class Text:
 
 
 @on_own_threads
-@of_any_weights
 def hidden_states(
     weights: Weights,
     texts: Sequence[Text],
@@ -111,44 +110,90 @@ def hidden_states(
     -------
     list of float32, (tokens of the text, hidden_size)
     """
-    config = weights.config
-    divisors = weights.vector(ROPE_DIVISORS) if ROPE_DIVISORS in weights.shapes else None
-    ends = np.cumsum([len(text.tokens) for text in texts])
-    spans = [slice(end - len(text.tokens), end) for end, text in zip(ends, texts, strict=True)]
-    turns = [
-        text.reading.table(config, divisors)(np.asarray(text.positions, np.int64)) for text in texts
-    ]
-
-    def normed(x: F32, name: str) -> F32:
-        return ops.rms_norm(x, weights.vector(name + ".weight"), config.rms_norm_eps)
-
-    def heads(x: F32, norm: str, text: Text, turn: tuple[F32, F32]) -> F32:
-        x = text.reading.ordered(x, config.head_dim).reshape(len(x), -1, config.head_dim)
-        return ops.rope(normed(x, norm) if config.qk_norm else x, *turn)
-
-    x = weights.rows(EMBEDDING, [token for text in texts for token in text.tokens])
+    reading = ForwardPass(weights, texts)
+    x = reading.embedded()
     for i in range(n_layers):
         on_layer(i, n_layers)
-        layer = f"model.layers.{i}."
-        attention = layer + "self_attn."
-        n = normed(x, layer + "input_layernorm")
+        x = reading.after_layer(i, x)
+    on_layer(n_layers, n_layers)
+    return [x[span] for span in reading.spans]
+
+
+class ForwardPass:
+    """The layers of a model, one after another, for several texts at once.
+
+    Parameters
+    ----------
+    weights : Weights
+    texts : sequence of Text
+
+    Attributes
+    ----------
+    spans : list of slice
+        Where the tokens of each text stand among all.
+    """
+
+    def __init__(self, weights: Weights, texts: Sequence[Text]) -> None:
+        self._weights, self._texts = weights, texts
+        config = weights.config
+        divisors = weights.vector(ROPE_DIVISORS) if ROPE_DIVISORS in weights.shapes else None
+        ends = np.cumsum([len(text.tokens) for text in texts])
+        self.spans = [
+            slice(end - len(text.tokens), end) for end, text in zip(ends, texts, strict=True)
+        ]
+        self._turns = [
+            text.reading.table(config, divisors)(np.asarray(text.positions, np.int64))
+            for text in texts
+        ]
+
+    def embedded(self) -> F32:
+        """States before the first layer, float32 (tokens, hidden_size)."""
+        return self._weights.rows(EMBEDDING, [t for text in self._texts for t in text.tokens])
+
+    @of_any_weights
+    def after_layer(self, index: int, x: F32) -> F32:
+        """States after a layer.
+
+        Parameters
+        ----------
+        index : int
+            Of the layer.
+        x : float32, (tokens, hidden_size)
+            States before it.
+
+        Returns
+        -------
+        float32, (tokens, hidden_size)
+        """
+        weights, layer = self._weights, f"model.layers.{index}."
+        x = x + self._attended(self._normed(x, layer + "input_layernorm"), layer + "self_attn.")
+        n = self._normed(x, layer + "post_attention_layernorm")
+        gate, up = (weights.linear(n, layer + f"mlp.{name}_proj") for name in ("gate", "up"))
+        return x + weights.linear(ops.swiglu(gate, up), layer + "mlp.down_proj")
+
+    def _attended(self, n: F32, attention: str) -> F32:
+        weights, config = self._weights, self._weights.config
         q, k, v = (weights.linear(n, attention + name) for name in ("q_proj", "k_proj", "v_proj"))
         attended = np.empty_like(q)
-        for text, span, turn in zip(texts, spans, turns, strict=True):
+        for text, span, turn in zip(self._texts, self.spans, self._turns, strict=True):
             seen = ops.attention(
-                heads(q[span], attention + "q_norm", text, turn),
-                heads(k[span], attention + "k_norm", text, turn),
+                self._heads(q[span], attention + "q_norm", text, turn),
+                self._heads(k[span], attention + "k_norm", text, turn),
                 v[span].reshape(len(text.tokens), -1, config.head_dim),
                 np.arange(len(text.tokens)),
                 config.sliding_window,
             )
             attended[span] = seen.reshape(len(text.tokens), -1)
-        x = x + weights.linear(attended, attention + "o_proj")
-        n = normed(x, layer + "post_attention_layernorm")
-        gate, up = (weights.linear(n, layer + f"mlp.{name}_proj") for name in ("gate", "up"))
-        x = x + weights.linear(ops.swiglu(gate, up), layer + "mlp.down_proj")
-    on_layer(n_layers, n_layers)
-    return [x[span] for span in spans]
+        return weights.linear(attended, attention + "o_proj")
+
+    def _normed(self, x: F32, name: str) -> F32:
+        norm = self._weights.vector(name + ".weight")
+        return ops.rms_norm(x, norm, self._weights.config.rms_norm_eps)
+
+    def _heads(self, x: F32, norm: str, text: Text, turn: tuple[F32, F32]) -> F32:
+        config = self._weights.config
+        x = text.reading.ordered(x, config.head_dim).reshape(len(x), -1, config.head_dim)
+        return ops.rope(self._normed(x, norm) if config.qk_norm else x, *turn)
 
 
 @on_own_threads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,7 +11,13 @@ from qllama.cli.options import DEFAULT_WEIGHT_TYPE, debug_option, source_options
 from qllama.cli.progress import ProgressReport, notice
 from qllama.cli.sections import SectionedCommand
 
+if TYPE_CHECKING:
+    from converter.feedback import CalibrationText
+
 __all__ = ["command"]
+
+# Of the text of --feedback: some multiples of the widest matrix's columns.
+_N_CTX, _N_WINDOWS = 512, 32
 
 
 @click.command(
@@ -59,6 +66,13 @@ __all__ = ["command"]
     help="Round weights by a formula instead of searching: several times as fast, and a larger "
     "error.",
 )
+@click.option(
+    "--feedback",
+    type=click.Path(path_type=Path),
+    metavar="TEXT",
+    help="Have SRC read 32 windows of this text, and let codes make up for each other's errors "
+    "there (GPTQ): the nearest to SRC, and slow.  [default: none; each to its nearest]",
+)
 @source_options
 @click.option(
     "--lora",
@@ -91,6 +105,7 @@ def command(
     tensor_types: tuple[str, ...],
     importance: Path | None,
     fast: bool,
+    feedback: Path | None,
     source_format: str | None,
     config: Path | None,
     tokenizer: Path | None,
@@ -147,6 +162,7 @@ def command(
             tensor_types=rules,
             importance=importance,
             fast=fast,
+            feedback=None if feedback is None else _calibration_text(feedback),
             on_progress=progress.report,
             n_threads=threads,
             check=check,
@@ -155,3 +171,14 @@ def command(
         notice(f"qllama: {src}: {oddity}")
     notice(str(report))
     click.echo(report.out)
+
+
+def _calibration_text(path: Path) -> CalibrationText:
+    from converter.feedback import CalibrationText
+    from qllama.cli.text_input import read_file
+    from qllama.evaluation.windows import cut
+
+    text = read_file(path)
+    return CalibrationText(
+        path.name, lambda tokenizer: cut(text, str(path), tokenizer, _N_CTX, _N_WINDOWS).tokens
+    )

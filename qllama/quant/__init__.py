@@ -1,6 +1,6 @@
 """Weight types and their numpy codecs: the definition that every kernel must equal."""
 
-from qllama.quant.codec import Codec
+from qllama.quant.codec import BlockCodec, Codec
 from qllama.quant.float import FloatCodec
 from qllama.quant.registry import codec
 from qllama.quant.scaled import ScaledCodec
@@ -19,6 +19,7 @@ __all__ = [
     "BLOCK",
     "QUANT_TYPES",
     "TILE_ROWS",
+    "BlockCodec",
     "Codec",
     "FloatCodec",
     "QuantType",

@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qllama.quant.block_sum import sum_block
-from qllama.quant.codec import Codec
+from qllama.quant.codec import BlockCodec, Grid
 from qllama.quant.importance import blocks_of_columns
 from qllama.quant.tile16 import (
     GROUP,
@@ -191,7 +191,7 @@ def _nearest(values: Float32, factor: Float32) -> Float32:
     return limited
 
 
-class AffineCodec(Codec):
+class AffineCodec(BlockCodec):
     """The type `name`, whose blocks have a scale and a minimum.
 
     Parameters
@@ -234,7 +234,27 @@ class AffineCodec(Codec):
         codes = blocks.codes(d_block * sc, m_block * mc).T.reshape(rows, k)
         return self._store(codes, sc.reshape(rows, -1), mc.reshape(rows, -1), d, m)
 
+    def grid(self, data: UInt8, rows: int, k: int) -> Grid:
+        """Read the grids of a quantized matrix; see `BlockCodec.grid`."""
+        _, sc, mc, d, m = self._parts(self.tiles(data, rows, k))
+        scales, minimums = (d[:, None] * sc)[:rows].T, (m[:, None] * mc)[:rows].T
+        return Grid(np.ascontiguousarray(scales), np.ascontiguousarray(minimums), 2**self.bits - 1)
+
+    def with_codes(self, data: UInt8, codes: UInt8) -> UInt8:
+        """Store other codes on the same grids; see `BlockCodec.with_codes`."""
+        rows, k = codes.shape
+        before, *grids = self._parts(self.tiles(data, rows, k))
+        before[:rows, :k] = codes
+        return self._store(before, *grids).reshape(-1)
+
     def _decode(self, tiles: UInt8) -> Float32:
+        codes, sc, mc, d, m = self._parts(tiles)
+        scale, minimum = (d[:, None] * sc)[:, :, None], (m[:, None] * mc)[:, :, None]
+        by_block = codes.reshape(*sc.shape, BLOCK)
+        return (scale * by_block - minimum).reshape(codes.shape)
+
+    def _parts(self, tiles: UInt8) -> tuple[Float32, Float32, Float32, Float32, Float32]:
+        """What `_store` takes."""
         tail = np.ascontiguousarray(tiles[:, -8 * TILE_ROWS :]).view("<f4")
         d, m = tail[:, :TILE_ROWS].reshape(-1), tail[:, TILE_ROWS:].reshape(-1)
         blocks = tiles[:, : -8 * TILE_ROWS].reshape(len(tiles), -1, self.kind.tile_block_n_bytes)
@@ -242,9 +262,7 @@ class AffineCodec(Codec):
         joined = joined.reshape(*blocks.shape[:2], self.bits, TILE_ROWS, GROUP)
         codes = untile_codes(_SPLIT[self.bits](joined)).astype(np.float32)
         sc, mc = (untile_per_block(a).astype(np.float32) for a in (sc_bytes, mc_bytes))
-        scale, minimum = (d[:, None] * sc)[:, :, None], (m[:, None] * mc)[:, :, None]
-        by_block = codes.reshape(*sc.shape, BLOCK)
-        return (scale * by_block - minimum).reshape(codes.shape)
+        return codes, sc, mc, d, m
 
     def _store(self, codes: Float32, sc: Float32, mc: Float32, d: Float32, m: Float32) -> UInt8:
         """Tile16 storage of codes (rows, k), block codes (rows, blocks) and factors (rows,)."""

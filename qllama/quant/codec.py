@@ -7,6 +7,7 @@ weight type is a subclass in a file of its own; `registry` finds them by name.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from qllama.quant.importance import block_importance
 from qllama.quant.tile16 import pad_matrix
 from qllama.quant.types import TILE_ROWS, QuantType, matrix_n_bytes, padded_shape
 
-__all__ = ["Codec"]
+__all__ = ["BlockCodec", "Codec", "Grid"]
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
@@ -165,3 +166,51 @@ class Codec(ABC):
     @abstractmethod
     def _decode(self, tiles: UInt8) -> Float32:
         """Decode uint8 (tiles, bytes of a tile) to float32, padding included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The values that the weights of a quantized matrix could have had.
+
+    Parameters
+    ----------
+    scales, offsets : float32, (blocks, rows)
+        A weight is scale * code - offset, of its row's block.
+    greatest : int
+        Codes are 0 to it.
+    """
+
+    scales: Float32
+    offsets: Float32
+    greatest: int
+
+
+class BlockCodec(Codec):
+    """A type whose weights are codes on a grid for each block of 32."""
+
+    @abstractmethod
+    def grid(self, data: UInt8, rows: int, k: int) -> Grid:
+        """Read the grids of a quantized matrix.
+
+        Parameters
+        ----------
+        data : uint8, (matrix_n_bytes(kind.name, rows, k),)
+        rows, k : int
+            Without padding.
+        """
+
+    @abstractmethod
+    def with_codes(self, data: UInt8, codes: UInt8) -> UInt8:
+        """Store other codes on the same grids.
+
+        Parameters
+        ----------
+        data : uint8, (matrix_n_bytes(kind.name, rows, k),)
+            The grids.
+        codes : uint8, (rows, k)
+            As `Grid` counts them.
+
+        Returns
+        -------
+        uint8, (matrix_n_bytes(kind.name, rows, k),)
+        """

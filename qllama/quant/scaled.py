@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qllama.errors import ConversionError
-from qllama.quant.codec import Codec
+from qllama.quant.codec import BlockCodec, Grid
 from qllama.quant.importance import blocks_of_columns
 from qllama.quant.scale_search import search_scale
 from qllama.quant.tile16 import pad_matrix, tile_per_block, untile_per_block
@@ -26,7 +26,7 @@ Float32 = npt.NDArray[np.float32]
 Float16 = npt.NDArray[np.float16]
 
 
-class ScaledCodec(Codec):
+class ScaledCodec(BlockCodec):
     """A type of blocks with one float16 scale, stored as ggml's type of the same name.
 
     `pack` and `unpack` carry codes and scales over from ggml's blocks without loss.
@@ -170,6 +170,18 @@ class ScaledCodec(Codec):
         """
         codes, scales = self._split(self.tiles(data, rows, k))
         return np.ascontiguousarray(codes[:rows, :k]), np.ascontiguousarray(scales[:rows])
+
+    def grid(self, data: UInt8, rows: int, k: int) -> Grid:
+        """Read the grids of a quantized matrix; see `BlockCodec.grid`."""
+        _, halves = self.unpack(data, rows, k)
+        scales = np.ascontiguousarray(halves.T).astype(np.float32)
+        return Grid(scales, scales * np.float32(-self.least), self.greatest - self.least)
+
+    def with_codes(self, data: UInt8, codes: UInt8) -> UInt8:
+        """Store other codes on the same grids; see `BlockCodec.with_codes`."""
+        _, scales = self.unpack(data, *codes.shape)
+        moved = codes.astype(np.int16) + np.int16(self.least + self.zero_code)
+        return self.pack(moved.astype(self.code_dtype), scales)
 
     def _split(self, tiles: UInt8) -> tuple[npt.NDArray[Any], Float16]:
         blocks = tiles.reshape(len(tiles), -1, self.kind.tile_block_n_bytes)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_gguf import write_gguf
 
-from converter import calibration
+from converter import watched
 from converter.calibration import calibrate, open_weights
 from converter.pipeline import convert
 from qllama.errors import ContextLengthError, ConversionError
@@ -40,7 +40,7 @@ def test_calibrate_sums_the_squares_of_what_matrices_are_multiplied_with(
     source = write_gguf(tmp_path / "m.gguf", tied=tied, extra=NORMS)
     convert(source, tmp_path / "m.qlm", "f32", check=False)
     # Two windows at a time, and one.
-    monkeypatch.setattr(calibration, "_TOKENS_TOGETHER", 16)
+    monkeypatch.setattr(watched, "_TOKENS_TOGETHER", 16)
     expected = [np.zeros(k) for k in (*(256, 256, 256, 256, 256, 256, 512) * 2, 256)]
     for window in WINDOWS.tolist():
         inputs = inputs_of_linears(tmp_path / "m.qlm", window, monkeypatch)
