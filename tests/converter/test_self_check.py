@@ -52,7 +52,9 @@ def test_check_random_weights_pass_without_a_remark(tmp_path, arch, preset):
 def test_check_rows_stored_in_another_order_are_refused(tmp_path, source, preset, monkeypatch):
     quantize = slabs.quantize
     monkeypatch.setattr(
-        slabs, "quantize", lambda type, w, *rest: quantize(type, w[::-1].copy(), *rest)
+        slabs,
+        "quantize",
+        lambda type, w, *rest, **fast: quantize(type, w[::-1].copy(), *rest, **fast),
     )
     # The figures of quality would show it too: they are made to look good here.
     error = slabs.quantization_error
@@ -82,7 +84,9 @@ def test_check_embeddings_of_zeros_pass(tmp_path, source, only_first):
 def test_check_zeros_that_became_something_else_are_refused(tmp_path, monkeypatch):
     source = write_gguf(tmp_path / "m.gguf", extra=embedding_of_zeros(range(270)))
     quantize = slabs.quantize
-    monkeypatch.setattr(slabs, "quantize", lambda type, w, *args: quantize(type, w + 1, *args))
+    monkeypatch.setattr(
+        slabs, "quantize", lambda type, w, *rest, **fast: quantize(type, w + 1, *rest, **fast)
+    )
     monkeypatch.setattr(slabs, "quantization_error", lambda type, w, data: np.zeros((1, 5)))
     with pytest.raises(ConversionError, match="this is a bug in qllama"):
         convert(source, tmp_path / "out.qlm", type="f32")

@@ -55,7 +55,9 @@ class Watched(SourceTensor):
 def test_encoded_holds_few_slabs_however_many_there_are(monkeypatch, type_name, n_threads):
     read, made = Alive(), Alive()
     monkeypatch.setattr(slabs, "_SLAB_VALUES", ROWS * COLUMNS)
-    monkeypatch.setattr(slabs, "quantize", lambda *args: made.watch(quantize(*args)))
+    monkeypatch.setattr(
+        slabs, "quantize", lambda *args, **fast: made.watch(quantize(*args, **fast))
+    )
     tensor = Watched(read)
     stream = encoded(slabs_of(tensor, TensorSpec("a", type_name, tensor.shape)), n_threads)
     assert sum(1 for _ in stream) == N_SLABS
