@@ -114,8 +114,7 @@ def _rival_types(importance: Path | None) -> Iterator[tuple[str, list[str]]]:
 
 
 def _converted(original: Path, path: Path, arguments: Sequence[str]) -> Path:
-    # A model with noise in its weights reads worse than the check takes for possible.
-    output_of([*QLLAMA, "convert", str(original), str(path), "--no-check", *arguments])
+    output_of([*QLLAMA, "convert", str(original), str(path), *arguments])
     return path
 
 

@@ -239,6 +239,7 @@ def test_alternatives_leave_out_bases_near_the_stated_one(source):
     ("stated", "others", "outcome"),
     [
         (Repetition(1.0, 4.0), None, "passes"),
+        (Repetition(1.0, 5.0), None, "remark"),
         (Repetition(6.0, 6.0), {}, "remark"),
         (Repetition(6.0, 6.0), {"from interleaved": Repetition(5.0, 5.0)}, "remark"),
         (Repetition(6.0, 6.0), {"to interleaved": Repetition(1.0, 6.0)}, "taken to interleaved"),
