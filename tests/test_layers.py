@@ -45,6 +45,7 @@ CONVERTER_USES = (
     "format",
     "tokenizer",
     "kernels.cores",
+    "kernels.halves",
     "kernels.quantize",
     "kernels.quantize_error",
     # The self-check's forward pass: definitions only, nothing of the compiled one.

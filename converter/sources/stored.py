@@ -75,7 +75,12 @@ class StoredArray(SourceTensor):
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Decode rows `start` to `stop` - 1; see `SourceTensor.read`."""
-        return self.read_stored(start, stop).astype(np.float32)
+        stored = self.read_stored(start, stop)
+        if stored.dtype == np.float16:
+            from qllama.kernels.halves import halves_to_floats
+
+            return halves_to_floats(stored.view(np.float16))
+        return stored.astype(np.float32)
 
     def read_stored(self, start: int, stop: int) -> npt.NDArray[np.generic]:
         """Read rows `start` to `stop` - 1 in the type they are stored in.
