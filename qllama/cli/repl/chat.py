@@ -180,6 +180,8 @@ class Chat:
             self.timings, self.n_used = asking.timings, asking.n_used
             if self.verbose:
                 self.screen.say(f"{statistics_table(asking.timings)}\n")
+        if not asking.answer:  # the question was dropped, and turns may have been before it
+            self._count()
 
     def _count(self) -> None:
         messages = self.conversation.messages()

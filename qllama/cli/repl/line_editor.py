@@ -47,7 +47,8 @@ def line_reader(chat: Chat) -> Callable[[str], str]:
         complete_while_typing=Condition(lambda: session.default_buffer.text.startswith("/")),
         key_bindings=_keys(),
         multiline=True,
-        prompt_continuation="... ",
+        # A line that is too long for the screen goes on without a mark: it is one line.
+        prompt_continuation=lambda width, line, is_wrapped: "" if is_wrapped else "... ",
         placeholder=HTML("<ansibrightblack>Send a message (/? for help)</ansibrightblack>"),
         bottom_toolbar=lambda: chat.status or None,
         style=_STYLE,

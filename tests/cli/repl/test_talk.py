@@ -146,3 +146,10 @@ def test_talk_pasted_lines_that_begin_with_a_path_are_a_message(play):
 def test_talk_verbose_prints_ollamas_statistics_after_each_answer(play):
     shown = play(FakeLlama([["ok"]]), "hi", verbose=True).shown
     assert shown == f">>> hi\nok\n\n{STATISTICS}>>> "
+
+
+def test_talk_question_that_got_no_answer_takes_no_context(play):
+    llm = FakeLlama([["a"], [press_ctrl_c, "never said"]])
+    played = play(llm, "one", "two")
+    assert played.messages == [user("one"), assistant("a")]
+    assert played.chat.n_used == len(llm.tokenize_chat(played.messages))

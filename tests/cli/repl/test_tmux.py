@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tmux import Tmux
+from tmux import IDLE, Tmux
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 
@@ -111,3 +111,88 @@ def test_tmux_ctrl_c_at_a_prompt_clears_the_line_and_says_how_to_leave(chat):
     assert "Use Ctrl + d or /bye to exit." in terminal.idle()
     terminal.press("C-d")
     terminal.see("ended with 0")
+
+
+def test_tmux_ctrl_c_in_a_long_prompt_stops_at_once(chat, tmp_path, record_property):
+    path = tmp_path / "long.txt"
+    path.write_text(WORDS * 500)
+    terminal = chat("-n", "5", "-v")
+    n_tokens = int(re.findall(r"\((\d+) tokens\)", terminal.ask(f"/read {path}"))[-1])
+    terminal.type("Sum up.")
+    terminal.see("reading the prompt: ")
+    pressed = time.monotonic()
+    terminal.press("C-c")
+    shown = terminal.idle()
+    record_property("seconds_to_the_prompt", time.monotonic() - pressed)
+    assert "eval count:           0 token(s)" in shown
+    assert context_used(terminal) == 0
+    # The same again goes on where the first was stopped.
+    terminal.ask(f"/read {path}")
+    assert 0 < evaluated(terminal.ask("Sum up.")) < n_tokens
+
+
+def test_tmux_overflow_forgets_the_oldest_turns_and_says_so(chat):
+    terminal = chat("-c", "256", "-n", "60", "-sys", "You are terse.", *ENDLESS)
+    for _ in range(3):
+        terminal.ask("Tell me a story.")
+    shown = terminal.ask("And now?")
+    assert "Context window full: forgot the oldest" in terminal.screen()
+    assert "the system message stays." in terminal.screen()
+    assert "error" not in shown
+    assert terminal.ask("/show system").startswith("You are terse.")
+
+
+def test_tmux_restored_session_goes_on_without_evaluating_it_again(chat, tmp_path):
+    path = tmp_path / "talk.session"
+    first = chat("-n", "60")
+    first.ask("What is the capital of France?")
+    first.ask("And what is it famous for?")
+    n_used = context_used(first)
+    assert f"Saved the session to '{path}' (2 turns, " in first.ask(f"/save {path}")
+    answer = first.ask("And of Spain?")
+    first.type("/bye")
+    first.see("ended with 0")
+    second = chat("-n", "60", "-v")
+    assert "(2 turns, " in second.ask(f"/restore {path}")
+    shown = second.ask("And of Spain?")
+    assert evaluated(shown) < 20 < n_used
+    said = answer.split("\n\n")[0]
+    assert said
+    assert shown.startswith(said)
+
+
+def test_tmux_history_completion_and_editor(chat, tmp_path):
+    editor = tmp_path / "editor"
+    editor.write_text("#!/bin/sh\nprintf 'What is the capital of France?\\n' > \"$1\"\n")
+    editor.chmod(0o755)
+    first = chat("-n", "20", EDITOR=str(editor))
+    first.press("C-g")
+    first.see(">>> What is the capital of France?")
+    first.press("Enter")
+    assert "Paris" in first.idle()
+    assert "Paris" in first.ask("/edit")
+    # A command, and what comes after it, by their beginnings.
+    first.press("-l", "/sho")
+    first.press("Tab")
+    first.press("-l", " cont")
+    first.press("Tab")
+    first.press("Enter")
+    assert "    turns               1" in first.idle()
+    first.type("/bye")
+    first.see("ended with 0")
+    second = chat()
+    second.press("Up")
+    second.see(">>> /bye")
+    second.press("Up")
+    second.see(">>> /show context")
+
+
+def test_tmux_commands_change_the_conversation(chat):
+    terminal = chat("-n", "20")
+    terminal.ask("What is the capital of France?")
+    assert "Paris" in terminal.ask("/regen")
+    assert terminal.ask("/undo").startswith("Took back 'What is the capital of France?'")
+    assert terminal.ask("/tokens hello world").startswith("2 tokens\n")
+    assert terminal.ask("/set system Answer in one word.").startswith("Set system message.")
+    assert "Did you mean /clear?" in terminal.ask("/cler")
+    assert IDLE in terminal.ask("/clear")

@@ -12,6 +12,11 @@ IDLE = "Send a message (/? for help)"
 """Stands at a prompt that waits, and nowhere else."""
 
 
+def is_idle(screen: str) -> bool:
+    """Whether the last prompt waits."""
+    return screen.rpartition(">>> ")[2].startswith(IDLE)
+
+
 class Tmux:
     """One command in a terminal of its own.
 
@@ -31,7 +36,7 @@ class Tmux:
         words = ["env", *(f"{name}={value}" for name, value in environment.items()), *command]
         # What is drawn stays when the command has ended, and the line tells how it did.
         line = f"{shlex.join(words)}; echo ended with $?; sleep 600"
-        self._run("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "50", line)
+        self._run("-f", "/dev/null", "new-session", "-d", "-x", "150", "-y", "50", line)
 
     def _run(self, *arguments: str) -> str:
         command = ["tmux", "-S", str(self._socket), *arguments]
@@ -41,7 +46,7 @@ class Tmux:
         """Type `text`, and Enter when it is on the screen."""
         before = self.screen().count(text)
         self._run("send-keys", "-l", text)
-        self.wait(lambda screen: screen.count(text) > before and IDLE not in screen)
+        self.wait(lambda screen: screen.count(text) > before and not is_idle(screen))
         self.press("Enter")
 
     def press(self, *keys: str) -> None:
@@ -77,7 +82,7 @@ class Tmux:
 
     def idle(self) -> str:
         """Wait for a prompt that waits, and return the screen."""
-        return self.wait(lambda screen: IDLE in screen)
+        return self.wait(is_idle)
 
     def close(self) -> None:
         """End the command and its terminal."""
