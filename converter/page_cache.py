@@ -18,6 +18,8 @@ from pathlib import Path
 __all__ = ["dropped_when_read", "note_read"]
 
 _PIECE = 1 << 22
+# Smaller files are no matter, and are left alone: 64 MiB.
+_FEWEST_PIECES = 16
 
 _lock = threading.Lock()
 # The cache is one for the whole process, and so is this: the bytes of each piece of a file
@@ -36,6 +38,8 @@ def dropped_when_read(files: Mapping[Path, int]) -> Iterator[None]:
     """
     for path, times in files.items():
         n_pieces, rest = divmod(path.stat().st_size, _PIECE)
+        if n_pieces < _FEWEST_PIECES:
+            continue
         _to_read[path] = [_PIECE * times] * n_pieces + [rest * times]
     try:
         yield

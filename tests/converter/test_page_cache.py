@@ -22,6 +22,7 @@ def dropped(monkeypatch):
     """Pieces that are dropped, as (descriptor, start, bytes)."""
     calls = []
     monkeypatch.setattr(page_cache, "_PIECE", PIECE)
+    monkeypatch.setattr(page_cache, "_FEWEST_PIECES", 3)
     monkeypatch.setattr(os, "posix_fadvise", lambda *call: calls.append(call))
     return calls
 
@@ -49,6 +50,14 @@ def test_piece_is_dropped_when_all_of_it_was_read_as_often_as_it_will_be(dropped
         assert dropped == [drop(0), drop(1)]
         note_read(file, 7, 250, 350)
         assert dropped == [drop(0), drop(1), drop(2), drop(3)]
+
+
+def test_piece_of_a_small_file_is_kept(dropped, tmp_path):
+    path = tmp_path / "small"
+    path.write_bytes(bytes(299))
+    with dropped_when_read({path: 1}):
+        note_read(path, 7, 0, 299)
+    assert dropped == []
 
 
 def test_piece_that_is_read_again_is_dropped_no_second_time(dropped, file):
