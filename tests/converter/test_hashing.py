@@ -65,7 +65,7 @@ def test_hashes_file_that_vanished_is_named(files):
 
 
 def test_hashes_thread_ends_with_the_block(files):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with SourceHashes(files, {}):
-        pass
-    assert threading.active_count() == before
+        (thread,) = set(threading.enumerate()) - before
+    assert not thread.is_alive()

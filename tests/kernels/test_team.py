@@ -259,7 +259,6 @@ def test_team_threads_end_when_it_is_closed_or_dropped(how):
 
 
 def test_team_that_the_system_does_not_start_is_refused_and_leaves_no_thread(monkeypatch):
-    before = set(threading.enumerate())
     started = []
     start = threading.Thread.start
 
@@ -276,7 +275,7 @@ def test_team_that_the_system_does_not_start_is_refused_and_leaves_no_thread(mon
         ThreadTeam(4)
     for thread in started:
         thread.join(DEADLINE)
-    assert set(threading.enumerate()) == before
+    assert [thread.is_alive() for thread in started] == [False, False]
 
 
 def test_team_closed_refuses_to_run(pair):
