@@ -38,9 +38,8 @@ def main(package: Path, out: Path) -> None:
 
     A language model of antibodies: 26 M float32 weights of a BERT, MIT licence. Get it with
     `pip download --no-deps antiberty==0.1.3` and `unzip antiberty-*.whl -d antiberty`. Needs
-    torch and transformers. OUT holds of each matrix its weights, `NAME.weight` (rows, k), the
-    mean squares of its inputs on some sequences, `NAME.importance` (k,), and its inputs on
-    others, `NAME.inputs` (tokens, k).
+    torch and transformers. OUT holds of each matrix its weights, `NAME.weight` (rows, k), its
+    inputs on some sequences, `NAME.calibration` (tokens, k), and on others, `NAME.inputs`.
     """
     import torch
     from transformers import BertConfig, BertModel
@@ -83,7 +82,7 @@ def main(package: Path, out: Path) -> None:
     arrays = {}
     for name, module in layers.items():
         arrays[f"{name}.weight"] = module.weight.detach().numpy()
-        arrays[f"{name}.importance"] = (calibration[name].astype(np.float64) ** 2).mean(0)
+        arrays[f"{name}.calibration"] = calibration[name]
         arrays[f"{name}.inputs"] = evaluation[name]
     save_file({n: np.ascontiguousarray(a, np.float32) for n, a in arrays.items()}, out)
     click.echo(out)

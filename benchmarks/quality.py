@@ -15,7 +15,7 @@ import gguf
 from harness.document import new_document, write
 from harness.options import output_option
 from harness.program import QLLAMA, named_command, output_of
-from harness.quality_rows import WEIGHTED, QualityRow, quality_table
+from harness.quality_rows import FED, WEIGHTED, QualityRow, quality_table
 from qllama.format import QlmFile
 
 _PRESETS = ("q4", "q4-small", "q8")
@@ -51,6 +51,12 @@ _ESTIMATE = r"\s*:?\s+(-?[\d.]+) ±\s+([\d.]+)"
     help="Of `qllama calibrate`, on another text: 4-bit types are made with it as well.",
 )
 @click.option(
+    "--feedback",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="TEXT",
+    help="Of `qllama convert`, with an --importance: q4 is made with both as well.",
+)
+@click.option(
     "--qllama",
     "recipes",
     multiple=True,
@@ -66,6 +72,7 @@ def main(
     text: Path,
     llama: Path | None,
     importance: Path | None,
+    feedback: Path | None,
     recipes: list[tuple[str, list[str]]],
     output: Path,
 ) -> None:
@@ -74,6 +81,8 @@ def main(
     Each engine makes its own files, in MADE, and compares them with the original as it
     runs it itself. `quality_speeds.py` adds speeds.
     """
+    if feedback is not None and importance is None:
+        raise click.UsageError("--feedback: expected an --importance beside it.")
     made.mkdir(parents=True, exist_ok=True)
     rows: list[QualityRow] = []
     base = _converted(original, made / "f16.qlm", ["--type", "f16"])
@@ -81,6 +90,8 @@ def main(
     if importance is not None:
         weighted = ["--importance", str(importance)]
         asked += [(f"{n}{WEIGHTED}", ["--type", n, *weighted]) for n in _PRESETS if "4" in n]
+        if feedback is not None:
+            asked.append((f"q4{FED}", ["--type", "q4", *weighted, "--feedback", str(feedback)]))
     for name, arguments in [*asked, *recipes]:
         path = _converted(original, made / f"{name.replace(' ', '')}.qlm", arguments)
         rows.append(_qllama_row(name, path, base, text))

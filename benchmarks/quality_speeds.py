@@ -41,7 +41,7 @@ def main(document: Path, made: Path, llama: Path, rounds: int) -> None:
     rival = LlamaBench("llama.cpp", [str(llama / "llama-bench"), "-fa", "1"])
     engines = {"qllama": Qllama(), "llama.cpp": rival}
     n_threads = default_n_threads()
-    plain = [row for row in rows if not row.type.endswith(WEIGHTED)]
+    plain = [row for row in rows if WEIGHTED not in row.type]
     for row in plain:
         row.speeds = {}
     for number in range(rounds):

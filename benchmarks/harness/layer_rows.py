@@ -19,8 +19,8 @@ class LayerRow:
     Parameters
     ----------
     engine, type : str
-    is_weighted : bool
-        Whether it was told how much each column matters.
+    told : str
+        What the quantizer knew of the inputs, "" if nothing.
     bits_per_weight : float
         Scales and row factors counted, mean of the matrices.
     errors : dict of str to float
@@ -29,7 +29,7 @@ class LayerRow:
 
     engine: str
     type: str
-    is_weighted: bool
+    told: str
     bits_per_weight: float
     errors: dict[str, float]
 
@@ -47,7 +47,5 @@ def layer_table(rows: Sequence[LayerRow]) -> str:
     for row in rows:
         name = row.type if row.engine == "qllama" else f"{row.engine} {row.type}"
         errors = [f"{100 * row.mean(kind):.2f}" for kind in [*kinds, ""]]
-        told = "yes" if row.is_weighted else ""
-        lines.append([name, told, f"{row.bits_per_weight:.2f}", *errors])
-    header = ["type", "importance", "bits", *kinds, "all"]
-    return table(header, lines, words={"type", "importance"})
+        lines.append([name, row.told, f"{row.bits_per_weight:.2f}", *errors])
+    return table(["type", "told", "bits", *kinds, "all"], lines, words={"type", "told"})

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 from qllama.bench.markdown import table
 
-__all__ = ["WEIGHTED", "QualityRow", "quality_table"]
+__all__ = ["FED", "WEIGHTED", "QualityRow", "quality_table"]
 
-#: What the names of types made with importance end with.
+#: What the names of types end with that are made with importance, and with feedback too.
 WEIGHTED = " + importance"
+FED = f"{WEIGHTED} + feedback"
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ import pytest
 
 from harness.layer_rows import LayerRow, layer_table
 from harness.quality_rows import QualityRow, quality_table
-from layer_errors import output_error
+from layer_errors import Matrix, output_error, quantized
 from make_noisy import noisy
 from quality import estimate
 
@@ -62,11 +62,11 @@ def test_quality_table_has_a_column_a_measured_test():
 
 def test_layer_table_has_geometric_means_by_kind():
     errors = {"layer.0.q": 0.01, "layer.1.q": 0.04, "layer.0.down": 0.05, "layer.1.down": 0.05}
-    row = LayerRow("ggml", "Q4_K", True, 4.5, errors)
+    row = LayerRow("ggml", "Q4_K", "importance", 4.5, errors)
     header, _, line = layer_table([row]).splitlines()
     assert [cell.strip() for cell in header.split("|")[4:-1]] == ["q", "down", "all"]
     assert [cell.strip() for cell in line.split("|")[1:-1]] == [
-        *("ggml Q4_K", "yes", "4.50", "2.00", "5.00", "3.16"),
+        *("ggml Q4_K", "importance", "4.50", "2.00", "5.00", "3.16"),
     ]
 
 
@@ -81,6 +81,20 @@ def test_output_error_is_relative_to_the_output():
     other = w.copy()
     other[:, 3] += 1
     assert output_error(inputs, w, other) == 0
+
+
+def test_quantized_matrix_has_the_bits_of_a_wide_one_and_is_nearer_the_more_it_is_told():
+    rng = np.random.default_rng(0)
+    # Inputs that differ in size and go together.
+    mixing = rng.standard_normal((8, 64)) * np.linspace(0.2, 2, 64)
+    inputs = (rng.standard_normal((900, 8)) @ mixing + 0.2).astype(np.float32)
+    inputs += 0.2 * rng.standard_normal(inputs.shape, np.float32)
+    w = rng.standard_normal((1024, 64)).astype(np.float32)
+    matrix = Matrix(w, inputs[:450], inputs[450:])
+    found = [quantized("q4", matrix, told) for told in ("", "importance", "feedback")]
+    assert [bits for _, bits in found] == [4.5 + 64 / 4096] * 3
+    plain, weighted, fed = (matrix.error(decoded) for decoded, _ in found)
+    assert fed < 0.6 * weighted < weighted < plain < 0.1
 
 
 def test_noise_is_in_proportion_to_the_steps_of_a_block():
