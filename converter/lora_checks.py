@@ -1,4 +1,4 @@
-"""Whether a LoRA adapter is complete, and for the model that it is to be merged into.
+"""Whether a LoRA adapter is complete, and for the model that it is to change.
 
 Owns the comparison of what an adapter's config promises with what its weights hold.
 Computes nothing.
@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from converter.peft_config import AdapterConfig
 from converter.peft_weights import AdapterWeights
-from converter.sources.base import CheckpointSource, SourceTensor
 from converter.wording import listed, quoted, shown
 from qllama.config import TokenizerConfig
 from qllama.errors import ConversionError
@@ -39,7 +39,7 @@ def check_whole(
     scale: float,
     replaced: Collection[str],
     earlier: Collection[str],
-    base: Mapping[str, SourceTensor],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
     """Refuse replaced tensors that a scale or an earlier adapter contradicts, or that lack.
 
@@ -51,8 +51,8 @@ def check_whole(
         That the user gave.
     replaced, earlier : collection of str
         Canonical names of what this adapter replaces, and of what those before it changed.
-    base : mapping
-        The model's tensors.
+    shapes : mapping
+        Of the model's tensors, by canonical name.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def check_whole(
             "one of them can be merged"
         )
     for saved in config.modules_to_save:
-        lacking = [name for name in base if _belongs(name, saved) and name not in replaced]
+        lacking = [name for name in shapes if _belongs(name, saved) and name not in replaced]
         if lacking:
             raise ConversionError(
                 f"{weights.path}: lacks {lacking[0]}, although modules_to_save in "
@@ -86,7 +86,7 @@ def _belongs(tensor: str, saved: str) -> bool:
 
 
 def check_targets(
-    config: AdapterConfig, weights: AdapterWeights, base: Mapping[str, SourceTensor]
+    config: AdapterConfig, weights: AdapterWeights, shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Compare the modules that have an update with those that the config says have one.
 
@@ -94,8 +94,8 @@ def check_targets(
     ----------
     config : AdapterConfig
     weights : AdapterWeights
-    base : mapping
-        The model's tensors by canonical name.
+    shapes : mapping
+        Of the model's tensors, by canonical name.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def check_targets(
             f"{weights.path}: has an update of {shown(unnamed[0])}, which target_modules in "
             f"{config.path.name} does not name, so PEFT would not apply it"
         )
-    modules = _trained_modules(weights, base)
+    modules = _trained_modules(weights, shapes)
     lacking = sorted(m for m in modules if config.targets(m) and m not in weights.updates)
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
@@ -120,39 +120,40 @@ def check_targets(
         )
 
 
-def _trained_modules(weights: AdapterWeights, base: Mapping[str, SourceTensor]) -> set[str]:
+def _trained_modules(weights: AdapterWeights, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
     """Names that the trained model has for the modules of the base model."""
     ends = {module.rpartition(".")[2] for module in weights.updates}
     fused = {part: whole for whole, parts in FUSED.items() if whole in ends for part in parts}
     # The bare decoder, trained without its head, starts one level deeper.
     bare = any(module.startswith("layers.") for module in weights.updates)
     modules = set()
-    for name, tensor in base.items():
-        if len(tensor.shape) == 2:
+    for name, shape in shapes.items():
+        if len(shape) == 2:
             module = name.removesuffix(".weight").removeprefix("model." if bare else "")
             parent, dot, end = module.rpartition(".")
             modules.add(f"{parent}{dot}{fused.get(end, end)}")
     return modules
 
 
-def compare_names(config: AdapterConfig, source: CheckpointSource) -> None:
+def compare_names(config: AdapterConfig, model: Path, provenance: Mapping[str, Any]) -> None:
     """Say so on stderr where nothing hints that the adapter was trained on this model.
 
     Parameters
     ----------
     config : AdapterConfig
         Has the name of the model it was trained on.
-    source : CheckpointSource
-        Its path and provenance are looked at.
+    model : Path
+        The base model's file.
+    provenance : mapping
+        What that says of itself.
     """
     wanted = _NAME_ADDITIONS.sub("", config.base_model.rstrip("/").rpartition("/")[2].lower())
     wanted = re.sub(r"[^a-z0-9]", "", wanted)
-    paths = [str(path.resolve()) for path in source.files[:1]]
-    known = re.sub(r"[^a-z0-9]", "", "".join([*paths, str(source.provenance)]).lower())
+    known = re.sub(r"[^a-z0-9]", "", f"{model.resolve()}{provenance}".lower())
     if wanted and wanted not in known:
         notice(
             f"{config.path.parent}: trained on {quoted(config.base_model)}; nothing in the name "
-            f"of {source.files[0]} says that it is that model"
+            f"of {model} says that it is that model"
         )
 
 

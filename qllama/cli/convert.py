@@ -130,7 +130,7 @@ def command(
 
     merged = []
     if adapters:
-        from converter.lora import adapter_argument
+        from converter.adapter import adapter_argument
 
         merged = [adapter_argument(text) for text in adapters]
     out = out or outfile

@@ -24,7 +24,8 @@ from lora_sample import (
 )
 from tiny_gguf import HEADS, write_gguf
 
-from converter.lora import adapter_argument, with_adapter
+from converter.adapter import adapter_argument
+from converter.lora import with_adapter
 from converter.sources.gguf import GgufSource
 from converter.sources.views import LowRankUpdate
 from qllama.errors import ConversionError
