@@ -25,8 +25,15 @@ class Arena:
         self._offsets[name] = self._size
         self._size += -(-n_bytes // _ALIGNMENT) * _ALIGNMENT
 
-    def allocate(self) -> dict[str, int]:
+    def allocate(
+        self, what: str = "the buffers of a step", advice: str = "choose a smaller n_batch or n_ctx"
+    ) -> dict[str, int]:
         """Allocate all pieces; returns their addresses.
+
+        Parameters
+        ----------
+        what, advice : str
+            For the message: what they are, and what takes less.
 
         Raises
         ------
@@ -37,8 +44,7 @@ class Arena:
             self._memory = zeroed_pages(self._size)
         except MemoryError:
             raise OutOfMemoryError(
-                f"the buffers of a step take {self._size / 2**20:.0f} MiB, more than this "
-                "machine grants; choose a smaller n_batch or n_ctx"
+                f"{what} take {self._size / 2**20:.0f} MiB, more than this machine grants; {advice}"
             ) from None
         base = self._memory.ctypes.data
         return {name: base + offset for name, offset in self._offsets.items()}

@@ -52,8 +52,10 @@ class StepMemory:
         Padded outputs of the projections.
     scratch, unpacked : int
         Bytes of these pieces that each thread has for itself.
+    floats : dict of str to int
+        Name to bytes of what holds activations packed as float32.
     pieces : dict of str to int
-        Name to bytes.
+        Name to bytes of everything, without `floats` where no matrix reads them.
     """
 
     def __init__(
@@ -79,7 +81,11 @@ class StepMemory:
         # Twice the tokens: the output head reads each in two parts.
         self.unpacked = _padded(scratch_bytes(2 * n_batch), 128)
         n_rows = max(n_batch, plan.n_threads)  # a lone token has one for every thread
-        needs_q8, needs_f32 = "q8" in packings, "f32" in packings
+        needs_q8 = "q8" in packings
+        self.floats = {
+            "packed_f32": _FLOAT * self.widest * n_rows,
+            "hidden_f32": _FLOAT * mlp * n_batch,
+        }
         self.pieces = {
             "residual": _FLOAT * hidden * n_batch,
             "qkv": _FLOAT * self.qkv_columns * n_batch,
@@ -88,8 +94,7 @@ class StepMemory:
             "arrivals": 8 * plan.max_arrivals,
             "packed_q8": needs_q8 * 2 * Q8_BYTES * self.widest // BLOCK * n_rows,
             "hidden_q8": needs_q8 * Q8_BYTES * mlp // BLOCK * n_batch,
-            "packed_f32": needs_f32 * _FLOAT * self.widest * n_rows,
-            "hidden_f32": needs_f32 * _FLOAT * mlp * n_batch,
+            **{name: ("f32" in packings) * n_bytes for name, n_bytes in self.floats.items()},
             "scratch": self.scratch * plan.n_threads,
             "unpacked": self.unpacked * plan.n_threads,
         }
@@ -112,6 +117,8 @@ class Buffers:
     ----------
     model : MODEL records, (1,)
         Everything that stays the same from step to step.
+    inner_block_bytes : int
+        Of one block of inner activations, `reserve_low_rank`'s, of all tokens.
     """
 
     def __init__(
@@ -129,6 +136,8 @@ class Buffers:
             self._arena.reserve(name, n_bytes)
         addresses = self._arena.allocate()
         self._arrivals = addresses["arrivals"], 8 * plan.max_arrivals
+        self._floats = {} if "f32" in weights.packings else memory.floats
+        self.inner_block_bytes = _FLOAT * BLOCK * n_batch
 
         self.model = np.zeros(1, MODEL)
         fields = {
@@ -167,6 +176,30 @@ class Buffers:
         for kind in ("q8", "f32"):
             if kind not in weights.packings:  # address 0 tells the packing to skip this kind
                 self.model[0]["packed_" + kind] = self.model[0]["hidden_" + kind] = 0
+
+    def reserve_low_rank(self, n_blocks: int) -> int:
+        """Have activations packed as float32 too, beside what the matrices read.
+
+        Parameters
+        ----------
+        n_blocks : int
+            Of a token's inner activations, those between the two matrices of an update; 0
+            takes all of it back.
+
+        Returns
+        -------
+        int
+            Address of the inner ones, float32 (n_blocks, 32) of each token.
+        """
+        arena = Arena()
+        arena.reserve("inner", self.inner_block_bytes * n_blocks)
+        for name, n_bytes in self._floats.items():
+            arena.reserve(name, n_bytes if n_blocks else 0)
+        addresses = arena.allocate() if n_blocks else dict.fromkeys(("inner", *self._floats), 0)
+        for name in self._floats:
+            self.model[0][name] = addresses[name]
+        self._low_rank = arena
+        return addresses["inner"]
 
     def residual(self, n_tokens: int) -> npt.NDArray[np.float32]:
         """Copy what the last layer left of a step's first tokens, float32 (n_tokens, hidden)."""

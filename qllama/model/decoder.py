@@ -22,6 +22,7 @@ from qllama.kernels import vector as v
 from qllama.kernels._jit import carray, njit
 from qllama.kernels.embedding import embed_row
 from qllama.kernels.team import barrier, claim, team_function
+from qllama.model.low_rank import add_to_embedding
 from qllama.model.projections import (
     feed_forward,
     multiply,
@@ -94,6 +95,7 @@ def _embed(model, batch, table):
         tile = table.weights + token // TILE_ROWS * table.tile_bytes
         out = model.residual + _FLOAT * model.hidden_padded * t
         embed_row(table.weight_type, tile, token % TILE_ROWS, table.n_blocks, out)
+        add_to_embedding(table, token, model.hidden_padded // TILE_ROWS, out)
         # Zeros beside weights in a block of q4 need not decode to 0, and norms count them.
         for i in range(model.hidden_size, model.hidden_padded):
             v.store_scalar(out + _FLOAT * i, np.float32(0.0))

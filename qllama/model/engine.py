@@ -19,6 +19,7 @@ from qllama.format import QlmFile
 from qllama.kernels.cores import default_n_threads
 from qllama.kernels.reference import rms_norm
 from qllama.kernels.team import ThreadTeam
+from qllama.model.adapter import Adapter, bind
 from qllama.model.attention_plan import AttentionPlan
 from qllama.model.batch import Batch
 from qllama.model.buffers import Buffers
@@ -215,6 +216,24 @@ class Engine:
         self.forward(tokens, positions, slots, ())
         states = self._buffers.residual(len(tokens))
         return rms_norm(states, self._final_norm, self.config.rms_norm_eps)
+
+    def adapt(self, adapter: Adapter | None) -> None:
+        """Compute with an adapter from the next step on, or with None as the file says.
+
+        Whatever the slots hold is of another model then: positions begin at 0 again.
+
+        Parameters
+        ----------
+        adapter : Adapter or None
+            Of this model's shapes.
+
+        Raises
+        ------
+        OutOfMemoryError
+            This machine does not grant the memory that a step works in besides.
+        """
+        bind(adapter, self._weights.linears, self._buffers)
+        self._adapter = adapter
 
     @property
     def kv_layout(self) -> KvLayout:

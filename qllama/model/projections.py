@@ -18,6 +18,7 @@ from qllama.kernels.norm import rms_norm
 from qllama.kernels.swiglu import swiglu
 from qllama.kernels.team import barrier, claim
 from qllama.kernels.weight_kernels import Q8_BYTES
+from qllama.model.low_rank import expand, shrink
 from qllama.model.records import K, Q, V
 from qllama.quant.types import BLOCK, TILE_ROWS
 
@@ -171,9 +172,13 @@ def multiply(model, n_tokens, linear, is_hidden, out, columns, accumulate, threa
     Nonzero `accumulate` adds to `out`.
     """
     if is_hidden:
-        activations = model.hidden_f32 if linear.packing == 1 else model.hidden_q8
+        q8, f32 = model.hidden_q8, model.hidden_f32
     else:
-        activations = _activations(model, linear, n_tokens, thread)
+        q8, f32 = packed(model, n_tokens, thread)
+    activations = f32 if linear.packing == 1 else q8
+    if linear.low_a != 0:
+        shrink(model, linear, f32, n_tokens, 0, thread)
+        barrier(model.team, model.n_threads)
     stride = _FLOAT * columns
     together = _cached_tokens(linear)
     while True:
@@ -185,15 +190,22 @@ def multiply(model, n_tokens, linear, is_hidden, out, columns, accumulate, threa
             _multiply_tile(
                 model, linear, tile, activations, token, n, (address, stride), accumulate, thread
             )
+            expand(linear, tile, token, n, address, stride)
 
 
 @njit
 def project_qkv(model, batch, linears, layer, thread):
     """qkv[t] = q, k and v projections, one shared run of tiles."""
-    q, k = linears[layer, Q], linears[layer, K]
+    q, k, v_linear = linears[layer, Q], linears[layer, K], linears[layer, V]
+    if q.low_a != 0 or k.low_a != 0 or v_linear.low_a != 0:
+        _q8, f32 = packed(model, batch.n_tokens, thread)
+        pieces = shrink(model, q, f32, batch.n_tokens, 0, thread)
+        pieces = shrink(model, k, f32, batch.n_tokens, pieces, thread)
+        shrink(model, v_linear, f32, batch.n_tokens, pieces, thread)
+        barrier(model.team, model.n_threads)
     k_start = q.n_tiles
     v_start = k_start + k.n_tiles
-    n_tiles = v_start + linears[layer, V].n_tiles
+    n_tiles = v_start + v_linear.n_tiles
     stride = _FLOAT * model.qkv_columns
     together = _cached_tokens(q)
     while True:
@@ -210,6 +222,7 @@ def project_qkv(model, batch, linears, layer, thread):
             activations = _activations(model, linear, batch.n_tokens, thread)
             out = model.qkv + stride * token + _FLOAT * column + _TILE_FLOATS * tile
             _multiply_tile(model, linear, tile, activations, token, n, (out, stride), 0, thread)
+            expand(linear, tile, token, n, out, stride)
 
 
 @njit
@@ -228,9 +241,9 @@ def normalize_outputs(model, batch, head, thread):
     while t < n_outputs:
         x = model.residual + _FLOAT * model.hidden_padded * v.load_int(batch.outputs + 4 * t)
         rms_norm(x, model.final_norm, row, model.hidden_size, model.hidden_padded, model.eps)
-        if head.packing == 1:
+        if head.packing == 1 or head.low_a != 0:
             pack_row(row, n_blocks, 0, f32, t, n_outputs)
-        else:
+        if head.packing != 1:
             pack_row(row, n_blocks, q8, 0, 2 * t, 2 * n_outputs)
             q8_residual(row, n_blocks)
             pack_row(row, n_blocks, q8, 0, 2 * t + 1, 2 * n_outputs)
@@ -245,6 +258,10 @@ def multiply_head(model, batch, head, thread):
     n_rows = parts * batch.n_outputs
     activations = _activations(model, head, batch.n_outputs, thread)
     rows = model.scratch + model.scratch_bytes * thread
+    if head.low_a != 0:
+        _q8, f32 = packed(model, batch.n_outputs, thread)
+        shrink(model, head, f32, batch.n_outputs, 0, thread)
+        barrier(model.team, model.n_threads)
     while True:
         first, end, _token, n = _claim_tiles(model, head.n_tiles, n_rows, max(1, n_rows))
         if n == 0:
@@ -258,6 +275,8 @@ def multiply_head(model, batch, head, thread):
                     logits = logits + v.load(rows + _TILE_FLOATS * (2 * t + 1))
                 out = batch.logits + _FLOAT * batch.logits_columns * t + _TILE_FLOATS * tile
                 v.store(out, logits)
+            out = batch.logits + _TILE_FLOATS * tile
+            expand(head, tile, 0, batch.n_outputs, out, _FLOAT * batch.logits_columns)
 
 
 @njit
@@ -268,6 +287,11 @@ def feed_forward(model, n_tokens, gate, up, thread):
     ups = gates + stride * n_tokens
     n_blocks = model.intermediate_blocks
     together = _cached_tokens(gate)
+    if gate.low_a != 0 or up.low_a != 0:
+        _q8, f32 = packed(model, n_tokens, thread)
+        pieces = shrink(model, gate, f32, n_tokens, 0, thread)
+        shrink(model, up, f32, n_tokens, pieces, thread)
+        barrier(model.team, model.n_threads)
     while True:
         first, end, token, n = _claim_tiles(model, n_blocks, n_tokens, together)
         if n == 0:
@@ -279,8 +303,10 @@ def feed_forward(model, n_tokens, gate, up, thread):
                 if tile < gate.n_tiles:
                     a = _activations(model, gate, n_tokens, thread)
                     _multiply_tile(model, gate, tile, a, token, n, (gates + out, stride), 0, thread)
+                    expand(gate, tile, token, n, gates + out, stride)
                     a = _activations(model, up, n_tokens, thread)
                     _multiply_tile(model, up, tile, a, token, n, (ups + out, stride), 0, thread)
+                    expand(up, tile, token, n, ups + out, stride)
                     for t in range(n):
                         row = gates + out + stride * t
                         swiglu(row, ups + out + stride * t, row)

@@ -42,11 +42,14 @@ def _int64(*names: str) -> list[tuple[str, type]]:
 
 
 #: One matrix. `packing`: 0 takes q8 activations, 1 takes f32. `bias` 0: none.
-#: `weight_type` is the place in `weight_kernels.WEIGHT_KERNELS`.
+#: `weight_type` is the place in `weight_kernels.WEIGHT_KERNELS`. `low_...`: the update
+#: B A of an adapter, `low_a` 0 for none: both matrices, tiles of A's rows, blocks of B's
+#: columns, where A x is packed, and the kernel of float32 matrices (`low_rank`).
 LINEAR = np.dtype(
     _int64(
         "weights", "kernel", "weight_type", "packing", "tile_bytes", "n_tiles", "n_blocks", "bias"
     )
+    + _int64("low_a", "low_b", "low_tiles", "low_blocks", "low_packed", "low_kernel")
 )
 
 #: One layer's vectors, by address of zero-padded float32; 0 where there is none.

@@ -65,10 +65,10 @@ class Weights:
                 self._vector(prefix + "self_attn.k_norm.weight"),
             )
             for j, matrix in enumerate(MATRICES):
-                self.linears[i, j] = self._linear(prefix + matrix)
-        self.linears[n_layers, 0] = self._linear(EMBEDDING.removesuffix(".weight"))
+                self._bind((i, j), prefix + matrix)
+        self._bind((n_layers, 0), EMBEDDING.removesuffix(".weight"))
         head = EMBEDDING if config.tie_word_embeddings else HEAD
-        self.linears[n_layers, 1] = self._linear(head.removesuffix(".weight"))
+        self._bind((n_layers, 1), head.removesuffix(".weight"))
         self.final_norm = self._vector(FINAL_NORM)
         self.rope_divisors = file.vector(ROPE_DIVISORS) if ROPE_DIVISORS in shapes else None
 
@@ -87,20 +87,22 @@ class Weights:
         self._vectors.append(padded)
         return int(padded.ctypes.data)
 
-    def _linear(self, name: str) -> tuple[int, ...]:
-        """The LINEAR record of one matrix."""
+    def _bind(self, place: tuple[int, int], name: str) -> None:
+        """Fill in the LINEAR record of one matrix."""
         tensor = self._file.tensors[name + ".weight"]
         index, kernel = _KERNELS[tensor.type]
         self.packings.add(kernel.activation)
         rows, columns = tensor.shape
         n_blocks = -(-columns // BLOCK)
-        return (
-            int(self._file.data(name + ".weight").ctypes.data),
-            linear(kernel.name).address,
-            index,
-            int(kernel.activation == "f32"),
-            kernel.tile_bytes(n_blocks),
-            -(-rows // TILE_ROWS),
-            n_blocks,
-            self._vector(name + ".bias"),
-        )
+        fields = {
+            "weights": self._file.data(name + ".weight").ctypes.data,
+            "kernel": linear(kernel.name).address,
+            "weight_type": index,
+            "packing": kernel.activation == "f32",
+            "tile_bytes": kernel.tile_bytes(n_blocks),
+            "n_tiles": -(-rows // TILE_ROWS),
+            "n_blocks": n_blocks,
+            "bias": self._vector(name + ".bias"),
+        }
+        for field, value in fields.items():
+            self.linears[place][field] = value
