@@ -168,6 +168,7 @@ def _never_fail_on_unencodable_output() -> None:
 
 @click.group(
     cls=CommandGroup,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b
 Examples:
@@ -176,7 +177,8 @@ Examples:
 """,
 )
 @click.version_option(package_name="qllama", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Run Llama-family language models on ordinary CPUs.
 
     MODEL is a .qlm file, a checkpoint, a name that `qllama pull` knows or `qllama list`
@@ -191,6 +193,8 @@ def cli() -> None:
     HF_ENDPOINT are the Hugging Face hub's, and NO_COLOR leaves colours out. Each command
     explains itself: qllama COMMAND --help.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> NoReturn:

@@ -34,6 +34,18 @@ def test_group_help_lists_every_command(run):
     assert all(f"\n  {name} " in result.stdout for name in COMMANDS)
 
 
+def test_group_without_a_command_shows_its_help(run):
+    result = run()
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == run("--help").stdout
+
+
+def test_module_runs_as_the_command_does():
+    command = [sys.executable, "-m", "qllama", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("Usage: qllama [OPTIONS] [COMMAND]")
+
+
 def test_group_help_fits_a_line_for_each_command(run):
     lines = run("--help").stdout.splitlines()
     first = next(i for i, line in enumerate(lines) if line == "Daily use:")

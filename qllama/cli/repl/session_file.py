@@ -97,17 +97,13 @@ def restore_session(path: Path, llm: Llama) -> Conversation:
     with path.open("rb") as file:
         try:
             conversation, n_before = _read_transcript(file)
-            # Mapped: a state of another model is refused by its header, however large.
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                _load_state(llm, data, n_before)
+            # Mapped: a state of another model is refused by its header, however large. Not
+            # closed here, since the traceback of a refusal still refers to what it read.
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            llm.load_state(memoryview(data)[n_before:])
         except StateError as error:
             raise StateError(f"{path}: {error}") from None
     return conversation
-
-
-def _load_state(llm: Llama, data: mmap.mmap, start: int) -> None:
-    with memoryview(data) as whole, whole[start:] as state:
-        llm.load_state(state)
 
 
 def _read_transcript(file: BinaryIO) -> tuple[Conversation, int]:
