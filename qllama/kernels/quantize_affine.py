@@ -118,12 +118,12 @@ def _search(x: Any, h: Any, sums: Any, starts: Any, max_code: Any) -> Any:
 
 
 @njit
-def _row_factor(values: Any, n_blocks: Any) -> Any:
-    """Factors of the rows for the numbers of their blocks at address `values`."""
+def _row_factor(values: Any) -> Any:
+    """Factors of the rows for the numbers of their blocks, float32 `values` (blocks, 16)."""
     zero = v.splat(_ZERO)
     factor = zero
-    for block in range(n_blocks):
-        factor = v.larger(v.load(values + _VECTOR * block), factor)
+    for of_block in values:
+        factor = v.larger(v.load(of_block.ctypes.data), factor)
     factor = factor / v.splat(MAX_SCALE_CODE)
     return v.where_less(factor, v.splat(SMALLEST_SCALE), zero, factor)
 
@@ -188,8 +188,9 @@ def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
     n_blocks = -(-w.shape[1] // BLOCK)
     chunk, codes = np.empty((BLOCK, LANES), np.float32), np.empty((BLOCK, LANES), np.uint8)
     x_chunk, code_chunk = chunk.ctypes.data, codes.ctypes.data
-    both = np.empty((2, n_blocks, TILE_ROWS), np.float32)
-    scales, minimums = both[0].ctypes.data, both[1].ctypes.data
+    # Arrays all the way: what only addresses are left of, numba frees at once.
+    scales = np.empty((n_blocks, TILE_ROWS), np.float32)
+    minimums = np.empty((n_blocks, TILE_ROWS), np.float32)
     for tile in range(len(tiles)):
         row, out = tile * TILE_ROWS, tiles[tile].ctypes.data
         for block in range(n_blocks):
@@ -198,15 +199,15 @@ def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
                 load_chunk(w, row, block, chunk)
             x, h_block = x_chunk + _FLOAT * lane, importance_of(h, block)
             scale, minimum = _search(x, h_block, _sums(x, h_block), starts, max_code)
-            v.store(scales + _VECTOR * block, scale)
-            v.store(minimums + _VECTOR * block, minimum)
-        d, m = _row_factor(scales, n_blocks), _row_factor(minimums, n_blocks)
+            v.store(scales[block].ctypes.data, scale)
+            v.store(minimums[block].ctypes.data, minimum)
+        d, m = _row_factor(scales), _row_factor(minimums)
         for block in range(n_blocks):
             lane = block % CHUNK_BLOCKS * TILE_ROWS
             if lane == 0:
                 load_chunk(w, row, block, chunk)
             x, h_block = x_chunk + _FLOAT * lane, importance_of(h, block)
-            scale, minimum = v.load(scales + _VECTOR * block), v.load(minimums + _VECTOR * block)
+            scale, minimum = v.load(scales[block].ctypes.data), v.load(minimums[block].ctypes.data)
             sums = _sums(x, h_block)
             sc, mc = _round(x, h_block, sums, scale, minimum, d, m, n_steps, max_code)
             minimum, inverse = m * mc, _inverse(d * sc)

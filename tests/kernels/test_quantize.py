@@ -170,6 +170,34 @@ def test_quantize_read_only_weights_stay_as_they_are(name):
     np.testing.assert_array_equal(w, before)
 
 
+def run(program, **environment):
+    """Run a program in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_quantize_threads_that_share_a_heap_write_in_no_other_s_memory():
+    """One that is freed too early is the next thread's: seen where all have one heap."""
+    program = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "import numpy as np\n"
+        "from qllama.kernels.quantize import quantize\n"
+        "w = np.random.default_rng(0).standard_normal((32, 2048), np.float32)\n"
+        "for name in ('q8_0', 'q4_0', 'q4', 'q6'):\n"
+        "    alone = quantize(name, w, 1)\n"
+        "    with ThreadPoolExecutor(4) as pool:\n"
+        "        for beside in pool.map(lambda _: quantize(name, w, 1), range(100)):\n"
+        "            assert np.array_equal(beside, alone), name\n"
+    )
+    done = run(program, MALLOC_ARENA_MAX="1")
+    assert done.returncode == 0, done.stderr
+
+
 def test_quantize_code_for_a_generic_cpu_gives_the_same_bytes():
     program = (
         "import numpy as np\n"
@@ -180,11 +208,5 @@ def test_quantize_code_for_a_generic_cpu_gives_the_same_bytes():
         "    for h in (None, np.linspace(0, 1, 170, dtype=np.float32)):\n"
         "        assert np.array_equal(quantize(name, w, 1, h), codec(name).quantize(w, h)), name\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(program, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="")
     assert done.returncode == 0, done.stderr
