@@ -94,6 +94,7 @@ class FakeEngine:
         """How many tokens each call evaluated."""
         self.interrupt_after: int | None = None
         """Raise KeyboardInterrupt, once, after so many tokens."""
+        self.adapter: bytes = b""
         self._busy = False
         self._next: dict[tuple[int, ...], int] = {}
         for prompt, answer in answers.items():
@@ -140,13 +141,18 @@ class FakeEngine:
     def write_cache(self, chunks, slot=0):
         self.held = chunks.tolist()
 
+    def adapt(self, adapter):
+        """Take a digest as an adapter; what is held would be of another model."""
+        self.adapter = b"" if adapter is None else adapter.digest
+        self.held = []
+
     def _logits(self):
         prefix = tuple(self.held)
         if prefix in self._next:
             logits = np.zeros(VOCAB_SIZE, np.float32)
             logits[self._next[prefix]] = 30
             return logits
-        seed = zlib.crc32(np.array(prefix, np.int32).tobytes())
+        seed = zlib.crc32(np.array(prefix, np.int32).tobytes() + self.adapter)
         return np.random.default_rng(seed).normal(0, 3, VOCAB_SIZE).astype(np.float32)
 
 

@@ -22,10 +22,25 @@ class Saved(NamedTuple):
     tokens : int32, (n_tokens,)
     cache : uint8, (2, n_layers, n_kv_heads, n_chunks, chunk_bytes)
         As `Engine.read_cache` returns it.
+    adapter : bytes
+        Digest of the adapter that computed them, empty without one: for another one they
+        are of no use.
     """
 
     tokens: npt.NDArray[np.int32]
     cache: npt.NDArray[np.uint8]
+    adapter: bytes = b""
+
+    def n_shared(self, tokens: npt.NDArray[np.int32], adapter: bytes) -> int:
+        """Count the leading tokens that this sequence spares who would evaluate `tokens`.
+
+        Parameters
+        ----------
+        tokens : int32, (n_tokens,)
+        adapter : bytes
+            Digest of the adapter that would compute.
+        """
+        return n_common(self.tokens, tokens) if self.adapter == adapter else 0
 
 
 class PrefixCache:
@@ -41,7 +56,7 @@ class PrefixCache:
         self._capacity = capacity
         self._kept: list[Saved] = []  # least recently used first
 
-    def wants(self, tokens: npt.NDArray[np.int32], n_bytes: int) -> bool:
+    def wants(self, tokens: npt.NDArray[np.int32], n_bytes: int, adapter: bytes = b"") -> bool:
         """Whether a sequence is worth copying: it fits, and no one that is kept begins with it.
 
         Parameters
@@ -49,28 +64,34 @@ class PrefixCache:
         tokens : int32, (n_tokens,)
         n_bytes : int
             What its keys and values take.
+        adapter : bytes
+            As in `Saved`.
         """
         return n_bytes <= self._capacity and not any(
-            n_common(saved.tokens, tokens) == tokens.size for saved in self._kept
+            saved.n_shared(tokens, adapter) == tokens.size for saved in self._kept
         )
 
     def put(self, saved: Saved) -> None:
         """Keep a sequence; those that it begins with, and then the oldest, make room for it."""
         self._kept = [
-            kept for kept in self._kept if n_common(kept.tokens, saved.tokens) < kept.tokens.size
+            kept
+            for kept in self._kept
+            if kept.n_shared(saved.tokens, saved.adapter) < kept.tokens.size
         ]
         self._kept.append(saved)
         while sum(kept.cache.nbytes for kept in self._kept) > self._capacity:
             del self._kept[0]
 
-    def longest(self, tokens: npt.NDArray[np.int32]) -> Saved | None:
+    def longest(self, tokens: npt.NDArray[np.int32], adapter: bytes = b"") -> Saved | None:
         """Return the sequence that shares most leading tokens, if any; it counts as used.
 
         Parameters
         ----------
         tokens : int32, (n_tokens,)
+        adapter : bytes
+            As in `Saved`.
         """
-        shared = [n_common(saved.tokens, tokens) for saved in self._kept]
+        shared = [saved.n_shared(tokens, adapter) for saved in self._kept]
         if not any(shared):
             return None
         self._kept.append(self._kept.pop(shared.index(max(shared))))

@@ -7,14 +7,19 @@ held is valid in the KV cache. Knows neither text nor sampling.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from qllama.errors import ContextLengthError
 from qllama.generation.prefix_cache import PrefixCache, Saved, n_common
+
+if TYPE_CHECKING:
+    from qllama.model.adapter import Adapter
 
 __all__ = ["Evaluated", "Evaluator", "Session"]
 
@@ -74,6 +79,39 @@ class Evaluator(Protocol):
     def write_cache(self, chunks: npt.NDArray[np.uint8], slot: int = 0) -> None:
         """Put such a copy back; see `Engine.write_cache`."""
 
+    def adapt(self, adapter: Adapter | None) -> None:
+        """Compute with an adapter from now on; see `Engine.adapt`."""
+
+
+@dataclass
+class _Slot:
+    """What the sessions of one slot share: of all of them, one's tokens are in it.
+
+    Parameters
+    ----------
+    evaluator : Evaluator or None
+        None when it is closed.
+    number : int
+    displaced : PrefixCache
+    tokens : int32, (n_ctx,)
+        The first `n_held` of them are valid in the slot.
+    n_held : int
+    adapter : bytes or None
+        Digest of what computes, empty without an adapter; None while that changes.
+    """
+
+    evaluator: Evaluator | None
+    number: int
+    displaced: PrefixCache
+    tokens: npt.NDArray[np.int32]
+    n_held: int = 0
+    adapter: bytes | None = b""
+
+    @property
+    def held(self) -> npt.NDArray[np.int32]:
+        """The valid ones."""
+        return self.tokens[: self.n_held]
+
 
 class Evaluated(NamedTuple):
     """Logits, and what they cost.
@@ -96,7 +134,8 @@ class Session:
     A caller always hands over its whole sequence, and the session evaluates what
     the slot does not hold yet. Callers that take turns therefore never see each
     other's tokens. Reuse changes no result: the engine's KV cache is bit-identical
-    however the tokens were split into evaluations.
+    however the tokens were split into evaluations. What one adapter computed is never
+    reused under another.
 
     Not thread-safe: the owner holds a lock around every call.
 
@@ -112,32 +151,47 @@ class Session:
     """
 
     def __init__(self, evaluator: Evaluator, slot: int = 0, *, cache_bytes: int = 0) -> None:
-        self._evaluator: Evaluator | None = evaluator
-        self._slot = slot
-        self._displaced = PrefixCache(cache_bytes)
-        self._buffer = np.empty(evaluator.n_ctx, np.int32)
-        self._n_held = 0
+        tokens = np.empty(evaluator.n_ctx, np.int32)
+        self._slot = _Slot(evaluator, slot, PrefixCache(cache_bytes), tokens)
+        self._adapter: Adapter | None = None
+
+    def under(self, adapter: Adapter | None) -> Session:
+        """Return a session of the same slot that evaluates with an adapter, or without.
+
+        Parameters
+        ----------
+        adapter : Adapter or None
+            Of the engine's model.
+        """
+        other = copy.copy(self)
+        other._adapter = adapter
+        return other
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """What it evaluates with."""
+        return self._adapter
 
     def close(self) -> None:
         """Let go of the evaluator; a later evaluation raises ValueError."""
-        self._evaluator = None
-        self._displaced = PrefixCache(0)
-        self._n_held = 0
+        self._slot.evaluator = None
+        self._slot.displaced = PrefixCache(0)
+        self._slot.n_held = 0
 
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
-        return self._evaluator is None
+        return self._slot.evaluator is None
 
     @property
     def n_ctx(self) -> int:
         """Tokens that fit."""
-        return self._buffer.size
+        return self._slot.tokens.size
 
     @property
     def held(self) -> list[int]:
         """The tokens whose keys and values are valid in the slot."""
-        tokens: list[int] = self._buffer[: self._n_held].tolist()
+        tokens: list[int] = self._held.tolist()
         return tokens
 
     def evaluate(
@@ -188,23 +242,24 @@ class Session:
         n_reused = min(self._prepare(tokens, first), first)
         # An interrupt may strike anywhere below, so a token counts as held only
         # once the engine has said that it is.
-        self._n_held = n_reused
-        self._buffer[n_reused : tokens.size] = tokens[n_reused:]
+        slot = self._slot
+        slot.n_held = n_reused
+        slot.tokens[n_reused : tokens.size] = tokens[n_reused:]
 
         def on_chunk(done: int, total: int) -> None:
-            self._n_held = n_reused + done
+            slot.n_held = n_reused + done
             if on_progress is not None:
                 on_progress(done, total)
 
         logits = evaluator.evaluate(
             tokens[n_reused:].tolist(),
             position=n_reused,
-            slot=self._slot,
+            slot=slot.number,
             all_logits=logits_from is not None,
             on_progress=on_chunk,
             check=check,
         )
-        self._n_held = tokens.size
+        slot.n_held = tokens.size
         return Evaluated(logits if logits_from is None else logits[first - n_reused :], n_reused)
 
     def snapshot(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
@@ -215,8 +270,8 @@ class Session:
         ValueError
             When the session is closed.
         """
-        cache = self._open().read_cache(self._n_held, self._slot)
-        return self._buffer[: self._n_held].copy(), cache
+        held = self._held
+        return held.copy(), self._open().read_cache(held.size, self._slot.number)
 
     def restore(self, tokens: npt.NDArray[np.int32], cache: npt.NDArray[np.uint8]) -> None:
         """Hold what a snapshot held.
@@ -234,36 +289,63 @@ class Session:
             When the keys and values do not fit the engine, or the session is closed.
         """
         evaluator = self._open()
-        self._n_held = 0
-        evaluator.write_cache(cache, self._slot)
-        self._buffer[: tokens.size] = tokens
-        self._n_held = tokens.size
+        self._take_slot()
+        slot = self._slot
+        slot.n_held = 0
+        evaluator.write_cache(cache, slot.number)
+        slot.tokens[: tokens.size] = tokens
+        slot.n_held = tokens.size
 
     def _open(self) -> Evaluator:
-        if self._evaluator is None:
+        if self._slot.evaluator is None:
             raise ValueError("the model is closed")
-        return self._evaluator
+        return self._slot.evaluator
+
+    @property
+    def _digest(self) -> bytes:
+        return b"" if self._adapter is None else self._adapter.digest
+
+    @property
+    def _held(self) -> npt.NDArray[np.int32]:
+        """What the slot holds for this session's adapter, int32 (n_tokens,)."""
+        is_own = self._slot.adapter == self._digest
+        return self._slot.held if is_own else self._slot.tokens[:0]
+
+    def _take_slot(self) -> None:
+        """Have the engine compute with this session's adapter; what it held is gone then."""
+        slot = self._slot
+        if slot.adapter != self._digest:
+            slot.n_held = 0
+            slot.adapter = None
+            self._open().adapt(self._adapter)
+            slot.adapter = self._digest
 
     def _prepare(self, tokens: npt.NDArray[np.int32], n_reusable: int) -> int:
         """Save what `tokens` displace, bring back what they continue; return what is in common."""
-        held = self._buffer[: self._n_held]
-        shared = n_common(held, tokens)
+        shared = n_common(self._held, tokens)
         found = None
         if n_reusable - shared >= _FEWEST:
-            found = self._displaced.longest(tokens)
+            found = self._slot.displaced.longest(tokens, self._digest)
+        held = self._slot.held
         if _is_worth_a_copy(held.size - shared, held.size):
-            self._save(held)
+            self._save()
+        self._take_slot()
         if found is not None:
             n_found = n_common(found.tokens, tokens)
             if _is_worth_a_copy(n_found - shared, found.tokens.size):
-                self.restore(*found)
+                self.restore(found.tokens, found.cache)
                 return n_found
         return shared
 
-    def _save(self, held: npt.NDArray[np.int32]) -> None:
-        if self._displaced.wants(held, self._open().cache_bytes(held.size)):
+    def _save(self) -> None:
+        """Keep what the slot holds, whatever adapter computed it."""
+        slot, evaluator = self._slot, self._open()
+        held, adapter = slot.held, slot.adapter
+        assert adapter is not None, "a slot that holds tokens has computed them"
+        if slot.displaced.wants(held, evaluator.cache_bytes(held.size), adapter):
             with contextlib.suppress(MemoryError):  # then it will be evaluated again
-                self._displaced.put(Saved(*self.snapshot()))
+                cache = evaluator.read_cache(held.size, slot.number)
+                slot.displaced.put(Saved(held.copy(), cache, adapter))
 
 
 def _is_worth_a_copy(n_gained: int, n_copied: int) -> bool:

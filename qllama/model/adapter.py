@@ -120,20 +120,22 @@ def bind(adapter: Adapter | None, linears: npt.NDArray[np.void], buffers: Buffer
     buffers : Buffers
         The engine's.
     """
-    for field in _Placed._fields:
-        linears[field] = 0
     n_layers = len(linears) - 1
     places = {EMBEDDING: (n_layers, 0), HEAD: (n_layers, 1)}
     for i in range(n_layers):
         places |= {f"model.layers.{i}.{m}.weight": (i, j) for j, m in enumerate(MATRICES)}
-    for name, matrix in ({} if adapter is None else adapter.matrices).items():
-        for field, value in zip(_Placed._fields, matrix, strict=True):
-            linears[places[name]][field] = value
-    blocks = linears["low_blocks"]
+    placed = {} if adapter is None else adapter.matrices
+    blocks = np.zeros(linears.shape, np.int64)
+    for name, matrix in placed.items():
+        blocks[places[name]] = matrix.low_blocks
     starts = np.zeros_like(blocks)
     for phase in _PHASES:
         starts[:, phase] = np.cumsum(blocks[:, phase], axis=1) - blocks[:, phase]
     inner = buffers.reserve_low_rank(int((starts + blocks).max()))
+    for field in _Placed._fields:
+        linears[field] = 0
+    for name, matrix in placed.items():
+        for field, value in zip(_Placed._fields, matrix, strict=True):
+            linears[places[name]][field] = value
     linears["low_packed"] = inner + buffers.inner_block_bytes * starts
-    if adapter is not None:
-        linears["low_kernel"] = linear("f32").address
+    linears["low_kernel"] = linear("f32").address if placed else 0

@@ -117,14 +117,15 @@ def test_session_snapshot_goes_on_in_another_session():
 
 
 def test_session_restore_interrupted_holds_nothing():
-    session = Session(FakeEngine(n_ctx=200))
+    engine = FakeEngine(n_ctx=200)
+    session = Session(engine)
     session.evaluate(ids(*conversation(1, 30)))
     tokens, cache = session.snapshot()
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    session._evaluator.write_cache = interrupted
+    engine.write_cache = interrupted
     with pytest.raises(KeyboardInterrupt):
         session.restore(tokens, cache)
     assert session.held == []
