@@ -196,7 +196,9 @@ def xtc(logits: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.int
     oobabooga/text-generation-webui pull request 6335; there is no paper.
     """
     keep = np.ones(logits.size, np.bool_)
-    (top,) = np.nonzero(_softmax(logits) >= threshold)
+    probabilities = _softmax(logits)
+    # A token that cannot come is no choice, also where the threshold is 0.
+    (top,) = np.nonzero((probabilities >= threshold) & (probabilities > 0))
     if top.size > 1:
         keep[top] = False
         # Of equal ones the last: it is the last in any stable order by likelihood.

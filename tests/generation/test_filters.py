@@ -123,6 +123,10 @@ def test_xtc_of_the_top_choices_only_the_last_stays(threshold, kept):
     assert filters.xtc(logits, threshold).tolist() == kept
 
 
+def test_xtc_leaves_out_no_choice_for_a_token_that_cannot_come():
+    assert filters.xtc(float32(1, -np.inf, 2, -np.inf), 0.0).tolist() == [0, 1, 3]
+
+
 @pytest.mark.parametrize(
     ("mu", "kept"), [(0.5, [1]), (1.1, [1]), (2.1, [1, 3]), (3.5, [0, 1, 3]), (9, [0, 1, 2, 3])]
 )
