@@ -107,6 +107,9 @@ class AnsweringModel(OpenModel):
         logprobs : int, optional
             Have the answer's `logprobs` tell how likely each token was, and which of up
             to 20 were the likeliest.
+        response_format, json_schema, regex, choice, grammar
+            What the answer must look like, one of them; see `Constraint.of`. Such an
+            answer breaks off early only by its length, a stop string or its caller.
         on_progress : callable
             Given prompt tokens done and to do after each chunk of at most `n_batch` of
             them. It must not call this model.

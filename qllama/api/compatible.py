@@ -11,6 +11,7 @@ from typing import Any
 
 from qllama.api.shapes import Response, chat_logprobs, completion_logprobs, usage
 from qllama.api.vectors import VectorModel
+from qllama.generation.constraint import Constraint
 from qllama.generation.logprobs import TokenLogprob
 from qllama.generation.loop import Stream
 from qllama.generation.options import LogitsProcessor
@@ -51,7 +52,7 @@ class CompatibleModel(VectorModel):
         model: str | None = None,
         stopping_criteria: object = None,
         logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None = None,
-        grammar: object = None,
+        grammar: str | Constraint | None = None,
         logit_bias: Mapping[int, float] | None = None,
     ) -> Dict | Iterator[Dict]:
         """Continue a text, as `llama_cpp.Llama.create_completion` does.
@@ -72,10 +73,10 @@ class CompatibleModel(VectorModel):
             `mirostat` of `generate`.
         logits_processor : callable or sequence of callable, optional
             `logits_processors` of `generate`.
-        tfs_z, stopping_criteria, grammar
+        tfs_z, stopping_criteria
             Not offered; refused where they are not as they are by default.
         temperature, top_p, min_p, typical_p, logprobs, stop, stream, seed, logit_bias, top_k
-            As in `generate`.
+            As in `generate`, as is `grammar`.
         frequency_penalty, presence_penalty, repeat_penalty, mirostat_tau, mirostat_eta
             As in `generate`.
 
@@ -84,7 +85,7 @@ class CompatibleModel(VectorModel):
         ContextLengthError, TypeError, ValueError
             As `generate`; and when an argument is not offered.
         """
-        _refuse(tfs_z=tfs_z != 1.0, stopping_criteria=stopping_criteria, grammar=grammar)
+        _refuse(tfs_z=tfs_z != 1.0, stopping_criteria=stopping_criteria)
         ids = self._prompt_ids(prompt)
         answer = self._generator.start(
             ids,
@@ -105,6 +106,7 @@ class CompatibleModel(VectorModel):
             mirostat_eta=mirostat_eta,
             logits_processors=_processors(logits_processor),
             logit_bias=_biases(logit_bias),
+            grammar=grammar,
         )
         before = prompt if isinstance(prompt, str) else self.detokenize(ids)
         response = Response("text_completion", model or self._path)
@@ -154,7 +156,7 @@ class CompatibleModel(VectorModel):
         mirostat_eta: float = 0.1,
         model: str | None = None,
         logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None = None,
-        grammar: object = None,
+        grammar: str | Constraint | None = None,
         logit_bias: Mapping[int, float] | None = None,
         logprobs: bool | None = None,
         top_logprobs: int | None = None,
@@ -166,15 +168,15 @@ class CompatibleModel(VectorModel):
         messages : sequence of mapping
             As `chat` takes them.
         response_format : mapping, optional
-            `{"type": "text"}`; others are not offered.
-        functions, function_call, tools, tool_choice, tfs_z, grammar
+            `{"type": "json_object"}` and its like, as in `generate`.
+        functions, function_call, tools, tool_choice, tfs_z
             Not offered; refused where they are not as they are by default.
         logprobs, top_logprobs : bool, int
             Have the response tell how likely its tokens were, and which others.
         max_tokens, model, mirostat_mode, logits_processor
             As in `create_completion`.
         temperature, top_p, top_k, min_p, typical_p, stream, stop, seed, logit_bias
-            As in `generate`.
+            As in `generate`, as is `grammar`.
         presence_penalty, frequency_penalty, repeat_penalty, mirostat_tau, mirostat_eta
             As in `generate`.
 
@@ -188,9 +190,7 @@ class CompatibleModel(VectorModel):
             function_call=function_call,
             tools=tools,
             tool_choice=tool_choice not in (None, "none", "auto"),
-            response_format=response_format is not None and response_format.get("type") != "text",
             tfs_z=tfs_z != 1.0,
-            grammar=grammar,
         )
         answer = self.chat(
             messages,
@@ -212,6 +212,8 @@ class CompatibleModel(VectorModel):
             logits_processors=_processors(logits_processor),
             logit_bias=_biases(logit_bias),
             logprobs=(top_logprobs or 0) if logprobs else None,
+            response_format=response_format,
+            grammar=grammar,
         )
         response = Response("chat.completion", model or self._path)
         if stream:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qllama.errors import ContextLengthError
+from qllama.generation.guide import Guide
 from qllama.generation.logprobs import TokenLogprob, token_logprob
 from qllama.generation.results import FinishReason
 from qllama.generation.sampling import Sampler
@@ -82,6 +83,8 @@ class Draft:
         Fresh, as are the sampler's random numbers.
     limits : Limits
         What ends the answer.
+    guide : Guide, optional
+        What the answer must look like; fresh.
     n_logprobs : int, optional
         Note each token's log-probability, and those of so many likeliest tokens.
 
@@ -110,6 +113,7 @@ class Draft:
         sampler: Sampler,
         detokenizer: Detokenizer,
         limits: Limits,
+        guide: Guide | None = None,
         n_logprobs: int | None = None,
     ) -> None:
         if not prompt:
@@ -123,6 +127,7 @@ class Draft:
         self._detokenizer = detokenizer
         self._stops = StopMatcher(limits.stops)
         self._stop_token_ids = limits.stop_token_ids
+        self._guide = guide
         self._n_logprobs = n_logprobs
         self._logprobs: list[TokenLogprob] = []
         self.n_prompt = self.n_tokens = len(prompt)
@@ -174,16 +179,20 @@ class Draft:
         """
         if self.n_tokens == self.n_limit:  # there is no room for a first one
             return self.end("length")
-        token = self._sampler.sample(logits, self.tokens)
+        allowed = None if self._guide is None else self._guide.allowed()
+        token = self._sampler.sample(logits, self.tokens, allowed)
         if self._n_logprobs is not None:
             self._logprobs.append(token_logprob(logits, token, self._n_logprobs))
         self._tokens[self.n_tokens] = token
         self.n_tokens += 1
         if token in self._stop_token_ids:
             return self.end("stop")
+        is_whole = self._guide is not None and self._guide.accept(token)
         text = self._stops.push(self._detokenizer.push(token))
         if self._stops.found:
             self.finish_reason = "stop"
+        elif is_whole:
+            text += self.end("stop")
         elif self.n_tokens == self.n_limit:
             text += self.end("length")
         return text

@@ -9,14 +9,16 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from qllama.generation.beams import BeamEvaluator, BeamSearch
+from qllama.generation.constraint import Constraint, ConstraintOptions
 from qllama.generation.draft import Draft, Limits
+from qllama.generation.guide import Guides
 from qllama.generation.interrupt import Interrupt
 from qllama.generation.logprobs import TokenLogprob
 from qllama.generation.loop import Stream
@@ -41,7 +43,7 @@ _Answer = TypeVar("_Answer", Stream, Together, Interrupt)
 _MOST_LOGPROBS = 20
 
 
-class DraftOptions(SamplingOptions, total=False):
+class DraftOptions(SamplingOptions, ConstraintOptions, total=False):
     """What decides an answer, as keyword arguments; see `Generator.start`."""
 
     max_tokens: int | None
@@ -83,6 +85,7 @@ class Generator:
         self._session = session
         self._lock = lock
         self._tokenizer = tokenizer
+        self._guides = Guides(tokenizer)
         self._load_seconds = load_seconds
         self._starting = threading.Lock()
         self._answers: weakref.WeakSet[Stream | Together | Interrupt] = weakref.WeakSet()
@@ -115,6 +118,8 @@ class Generator:
                 Seconds until the answer ends as it is.
             logprobs : int or None
                 Note each token's log-probability, and those of so many likeliest tokens.
+            response_format, json_schema, regex, choice, grammar
+                What the answer must look like; see `Constraint.of`.
             Others
                 Fields of `SamplingParams`.
 
@@ -226,13 +231,26 @@ class Generator:
         stop_token_ids: Iterable[int] = (),
         timeout: float | None = None,
         logprobs: int | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        json_schema: Mapping[str, Any] | bool | str | None = None,
+        regex: str | None = None,
+        choice: Sequence[str] | None = None,
+        grammar: str | Constraint | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> Draft:
+        constraint = Constraint.of(
+            response_format=response_format,
+            json_schema=json_schema,
+            regex=regex,
+            choice=choice,
+            grammar=grammar,
+        )
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         ends = {*self._tokenizer.config.eos_token_ids, *stop_token_ids}
         ends.update(token for text in stops if (token := self._control_token(text)) is not None)
         if logprobs is not None and not 0 <= logprobs <= _MOST_LOGPROBS:
             raise ValueError(f"logprobs: expected None or 0 to {_MOST_LOGPROBS}, found {logprobs}")
+        previous = prompt[-1] if prompt else None
         return Draft(
             prompt,
             n_ctx=self._session.n_ctx,
@@ -241,10 +259,9 @@ class Generator:
                 self._tokenizer.vocab_size,
                 lambda token: self._tokenizer.decode([token]),
             ),
-            detokenizer=StreamingDetokenizer(
-                self._tokenizer, skip_special=True, previous=prompt[-1] if prompt else None
-            ),
+            detokenizer=StreamingDetokenizer(self._tokenizer, skip_special=True, previous=previous),
             limits=Limits(max_tokens, stops, frozenset(ends), timeout),
+            guide=None if constraint is None else self._guides.guide(constraint, ends, previous),
             n_logprobs=logprobs,
         )
 

@@ -40,12 +40,12 @@ class Candidates(NamedTuple):
 class Sampler:
     """Chooses tokens by one `SamplingParams` and one stream of random numbers.
 
-    The chain is llama.cpp's default one, in its order: the caller's processors, logit
-    bias, penalties, DRY, top-k, typical, top-p, min-p, XTC, temperature, draw; with
-    mirostat temperature and its filter instead of all from top-k on. Each token takes
-    exactly one number from `PCG64(seed)`, and one before it where XTC is on, whatever the
-    filters keep, so the same seed and the same logits give the same tokens on every
-    machine. At temperature 0 nothing is filtered or drawn.
+    The chain is llama.cpp's default one, in its order: the caller's processors, what a
+    constraint allows, logit bias, penalties, DRY, top-k, typical, top-p, min-p, XTC,
+    temperature, draw; with mirostat temperature and its filter instead of all from top-k
+    on. Each token takes exactly one number from `PCG64(seed)`, and one before it where XTC
+    is on, whatever the filters keep, so the same seed and the same logits give the same
+    tokens on every machine. At temperature 0 nothing is filtered or drawn.
 
     Parameters
     ----------
@@ -75,7 +75,12 @@ class Sampler:
         """int : the seed in use, also when it was chosen here."""
         self._random = np.random.Generator(np.random.PCG64(self.seed))
 
-    def sample(self, logits: npt.NDArray[np.float32], history: npt.NDArray[np.int32]) -> int:
+    def sample(
+        self,
+        logits: npt.NDArray[np.float32],
+        history: npt.NDArray[np.int32],
+        allowed: npt.NDArray[np.bool_] | None = None,
+    ) -> int:
         """Choose the token that follows `history`.
 
         Parameters
@@ -84,6 +89,8 @@ class Sampler:
             The model's output after the last token; not modified.
         history : int32, (n_tokens,)
             Prompt and answer so far, for the penalties.
+        allowed : bool, (vocab_size,), optional
+            The tokens that a constraint allows.
 
         Raises
         ------
@@ -94,7 +101,7 @@ class Sampler:
             returns something else than logits.
         """
         params = self.params
-        adjusted, peak = self._adjust(logits, history)
+        adjusted, peak = self._adjust(logits, history, allowed)
         if params.temperature == 0:
             return int(adjusted.argmax())
         if params.mirostat:
@@ -136,13 +143,18 @@ class Sampler:
         return Candidates(ids, np.exp(weights, out=weights))
 
     def _adjust(
-        self, logits: npt.NDArray[np.float32], history: npt.NDArray[np.int32]
+        self,
+        logits: npt.NDArray[np.float32],
+        history: npt.NDArray[np.int32],
+        allowed: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[npt.NDArray[np.float32], np.float32]:
         """Apply what changes logits, and check that one is left: the logits, the largest."""
         params = self.params
         logits = logits[: self._all_ids.size]
         for process in params.logits_processors:
             logits = _processed(process(history, logits), logits.size)
+        if allowed is not None:
+            logits = np.where(allowed, logits, np.float32(-math.inf))
         logits = penalties.apply_logit_bias(logits, params.logit_bias)
         logits = penalties.apply_penalties(
             logits,
@@ -164,7 +176,8 @@ class Sampler:
         peak = logits.max()
         if peak == -math.inf:
             raise SamplingError(
-                "no token is left to choose: logit_bias forbids all, or a logits processor does"
+                "no token is left to choose: logit_bias forbids all that a constraint leaves, "
+                "or a logits processor does"
             )
         if not math.isfinite(peak):
             raise SamplingError(

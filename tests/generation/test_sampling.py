@@ -218,7 +218,7 @@ def test_sample_damaged_logits_are_refused(value, temperature):
 
 def test_sample_every_token_forbidden_is_refused():
     forbid = dict.fromkeys(range(LOGITS.size), -math.inf)
-    with pytest.raises(SamplingError, match="logit_bias forbids all"):
+    with pytest.raises(SamplingError, match="logit_bias forbids all that"):
         sampler(logit_bias=forbid).sample(LOGITS, NOTHING)
 
 
