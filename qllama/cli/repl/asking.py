@@ -41,8 +41,10 @@ class Asking:
     ----------
     question, answer : str
         As far as they came; right also after an interruption.
+    interrupted : bool
+        Whether Ctrl-C ended it.
     timings : Timings or None
-        What the answer took.
+        What the answer took; None without a token of it.
     n_used : int
         Tokens of the context window after it.
     """
@@ -62,6 +64,7 @@ class Asking:
         self._notices: list[str] = []
         self.question = ""
         self.answer = ""
+        self.interrupted = False
         self.timings: Timings | None = None
         self.n_used = 0
 
@@ -71,15 +74,21 @@ class Asking:
         reply = screen.reply()
         try:
             stream = self._start(reply)
+            # Before the answer: what is left of the conversation may take a while to read.
+            self._tell(screen)
             with reply:
                 while self._show(stream, reply) and self._make_room_for_answer():
                     stream = self._continue(reply)
         except KeyboardInterrupt:
-            pass
+            self.interrupted = True
         except (QllamaError, ValueError) as error:
             self._notices.append(f"error: {error}")
+        self._tell(screen)
+
+    def _tell(self, screen: Screen) -> None:
         for notice in self._notices:
             screen.say(notice)
+        self._notices.clear()
 
     def _show(self, stream: Stream, reply: Reply) -> bool:
         """Show what `stream` gives; return whether it ended because the window is full."""
@@ -92,6 +101,9 @@ class Asking:
                 last = piece
                 reply.write(piece)
         if last is None or last.timings is None:
+            return False
+        self.interrupted = last.finish_reason == "cancelled"
+        if last.timings.completion_tokens == 0:
             return False
         self.timings = _sum(self.timings, last.timings)
         self.n_used = last.timings.prompt_tokens + last.timings.completion_tokens
@@ -114,7 +126,11 @@ class Asking:
             return self._llm.chat(messages, stream=True, **options)
         except ContextLengthError:
             if self._on_overflow == "error":
-                raise
+                raise ContextLengthError(
+                    f"the conversation takes {self._n_tokens(0)} tokens with this message, more "
+                    f"than the context window of {self._llm.n_ctx}: /undo or /clear makes room, "
+                    "/set parameter num_ctx N sets its size"
+                ) from None
             self._make_room_for_question()
             messages = self._conversation.messages(self.question)
             return self._llm.chat(messages, stream=True, **options)
@@ -126,8 +142,8 @@ class Asking:
             if self._on_overflow != "truncate":
                 raise ContextLengthError(
                     f"the message takes {n_alone} tokens with the system message, more than the "
-                    f"context window of {self._llm.n_ctx}: shorten it, give -c a larger N, or "
-                    "have it cut by --on-overflow truncate"
+                    f"context window of {self._llm.n_ctx}: shorten it, make the window larger by "
+                    "/set parameter num_ctx N, or have it cut by --on-overflow truncate"
                 )
             self._forget(len(self._conversation.turns))
             self._cut_question()
@@ -151,7 +167,10 @@ class Asking:
         """Forget turns in the middle of an answer; return whether it can go on."""
         n_too_many = self._n_turns_too_many() if self._on_overflow == "shift" else 0
         if n_too_many == 0:
-            self._notices.append("Stopped because the context window is full; -c sets its size.")
+            self._notices.append(
+                "Stopped because the context window is full; "
+                "/set parameter num_ctx N sets its size."
+            )
             return False
         self._forget(n_too_many)
         return True

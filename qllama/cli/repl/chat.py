@@ -6,7 +6,7 @@ Owns the state that commands act upon. Shows itself on a `Screen` and knows no m
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from qllama.cli.repl.asking import Asking
@@ -150,7 +150,7 @@ class Chat:
         """
         opened = self._open_model(self.name, n_ctx)
         self.llm.close()
-        self.llm = opened.llm
+        self.llm, self.timings = opened.llm, None
 
     def clear(self) -> None:
         """Forget everything but the system message."""
@@ -171,17 +171,36 @@ class Chat:
         text : str
             The question; attached texts go before it.
         """
-        question, self.attached = self.attached + text, ""
+        attached, self.attached = self.attached, ""
+        asking = self._ask(attached + text)
+        if asking.interrupted and not asking.answer and attached:
+            self.attached = attached
+            self.screen.say("The text of /read goes with your next message.")
+
+    def ask_instead(self, text: str) -> None:
+        """Answer `text` in the place of the last turn, which stays where there is no answer."""
+        turns = self.conversation.turns
+        last = turns[-1:]
+        del turns[-1:]
+        if not self._ask(text).answer:
+            turns += last
+            self._count()
+
+    def _ask(self, question: str) -> Asking:
         asking = Asking(self.llm, self.conversation, self.options, self.on_overflow)
         asking.ask(question, self.screen)
         if asking.answer:
             self.conversation.turns.append(Turn(asking.question, asking.answer))
         if asking.timings is not None:
-            self.timings, self.n_used = asking.timings, asking.n_used
+            timings, self.n_used = asking.timings, asking.n_used
+            if self.timings is not None:  # an answer before it was what the model was loaded for
+                timings = replace(timings, load_seconds=0.0)
+            self.timings = timings
             if self.verbose:
-                self.screen.say(f"{statistics_table(asking.timings)}\n")
+                self.screen.say(f"{statistics_table(timings)}\n")
         if not asking.answer:  # the question was dropped, and turns may have been before it
             self._count()
+        return asking
 
     def _count(self) -> None:
         messages = self.conversation.messages()

@@ -16,7 +16,7 @@ import click
 from qllama.cli.repl import setting, showing
 from qllama.cli.repl.parameters import PARAMETERS
 from qllama.cli.repl.session_file import restore_session, save_session
-from qllama.cli.repl.wording import counted, table, unknown
+from qllama.cli.repl.wording import counted, shortened, table, unknown
 from qllama.cli.text_input import read_file
 from qllama.errors import QllamaError
 
@@ -175,13 +175,16 @@ def _clear(chat: Chat, _: str) -> None:
 
 def _undo(chat: Chat, _: str) -> None:
     question = chat.undo()
-    chat.screen.say(f"Took back {question!r}" if question else "There is nothing to take back.")
+    if question is None:
+        chat.screen.say("There is nothing to take back.")
+    else:
+        chat.screen.say(f"Took back {shortened(question)!r}")
 
 
 def _regenerate(chat: Chat, _: str) -> None:
-    question = chat.undo()
-    if question:
-        chat.ask(question)
+    turns = chat.conversation.turns
+    if turns:
+        chat.ask_instead(turns[-1].question)
     else:
         chat.screen.say("There is no answer to make again.")
 
@@ -192,8 +195,7 @@ def _edit(chat: Chat, _: str) -> None:
     if text is None or not text.strip():
         chat.screen.say("Nothing was saved in the editor; nothing is sent.")
         return
-    chat.undo()
-    chat.ask(text.strip("\n"))
+    chat.ask_instead(text.strip("\n"))
 
 
 def _read(chat: Chat, name: str) -> None:

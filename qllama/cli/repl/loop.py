@@ -34,13 +34,19 @@ def talk(chat: Chat, read_line: Callable[[str], str]) -> None:
     while True:
         try:
             text = _read_message(read_line)
+        except KeyboardInterrupt:
+            chat.screen.say("Use Ctrl + d or /bye to exit.")
+            continue
+        except EOFError:
+            return
+        try:
             if _is_command(text):
                 obey(chat, text)
             elif (message := unquoted(text)).strip():
                 chat.ask(message)
         except KeyboardInterrupt:
-            chat.screen.say("Use Ctrl + d or /bye to exit.")
-        except (EOFError, Leave):
+            chat.screen.say("Interrupted.")
+        except Leave:
             return
 
 

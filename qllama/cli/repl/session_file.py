@@ -46,7 +46,7 @@ def save_session(path: Path, conversation: Conversation, llm: Llama, model: str)
     Parameters
     ----------
     path : Path
-        A file there is replaced.
+        An older session there is replaced.
     conversation : Conversation
     llm : Llama
         The model that answered, after its last answer.
@@ -60,9 +60,12 @@ def save_session(path: Path, conversation: Conversation, llm: Llama, model: str)
 
     Raises
     ------
+    StateError
+        When there is a file of another kind.
     ConversionError
         When the operating system refuses.
     """
+    _keep_what_is_no_session(path)
     turns = [[turn.question, turn.answer] for turn in conversation.turns]
     text = strict_json.dump({"model": model, "system": conversation.system, "turns": turns})
     header = _HEADER.pack(MAGIC, VERSION, len(text), zlib.crc32(text))
@@ -76,6 +79,15 @@ def save_session(path: Path, conversation: Conversation, llm: Llama, model: str)
     finally:
         file.discard()
     return n_bytes
+
+
+def _keep_what_is_no_session(path: Path) -> None:
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        start = file.read(len(MAGIC))
+    if start not in (MAGIC, b""):
+        raise StateError(f"{path}: exists and is not a session; give another name")
 
 
 def restore_session(path: Path, llm: Llama) -> Conversation:

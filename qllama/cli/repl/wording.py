@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-__all__ = ["QUOTES", "counted", "is_open", "table", "unknown", "unquoted"]
+__all__ = ["QUOTES", "counted", "is_open", "shortened", "table", "unknown", "unquoted"]
 
 QUOTES = '"""'
 """Begins and ends a text of several lines."""
@@ -14,6 +14,12 @@ QUOTES = '"""'
 def counted(n: int, noun: str) -> str:
     """Return `n` and a `noun` whose plural ends in s."""
     return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of `text`, where all of it is more than a line."""
+    line = text.partition("\n")[0][:60]
+    return text if line == text else f"{line}…"
 
 
 def table(rows: Sequence[tuple[str, str]]) -> str:

@@ -115,6 +115,11 @@ def test_undo_takes_the_last_turn_back(play):
     assert llm.calls[2][0] == [user("one"), {"role": "assistant", "content": "a"}, user("three")]
 
 
+def test_undo_of_a_long_question_shows_its_beginning(play):
+    shown = said(play, "x" * 70, "/undo")
+    assert shown == f"Took back '{'x' * 60}…'\n"
+
+
 def test_undo_and_regen_of_nothing_say_so(play):
     assert said(play, "/undo") == "There is nothing to take back.\n"
     assert said(play, "/regen") == "There is no answer to make again.\n"
@@ -125,6 +130,25 @@ def test_regen_answers_the_last_question_again(play):
     played = play(llm, "one", "/regen")
     assert played.shown == ">>> one\na\n\n>>> /regen\nb\n\n>>> "
     assert played.messages == [user("one"), {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize("command", ["/regen", "/edit"])
+def test_answer_in_the_place_of_another_that_never_comes_leaves_that_one(
+    play, monkeypatch, command
+):
+    monkeypatch.setattr("click.edit", lambda text, extension: "two")
+    llm = FakeLlama([["a"], [KeyboardInterrupt()]])
+    played = play(llm, "one", command)
+    assert played.messages == [user("one"), {"role": "assistant", "content": "a"}]
+    assert played.chat.n_used == len(llm.tokenize_chat(played.messages))
+
+
+def test_regen_leaves_what_was_read_to_the_next_message(play, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("Notes.")
+    llm = FakeLlama([["a"], ["b"], ["c"]])
+    play(llm, "one", f"/read {path}", "/regen", "two")
+    assert [call[0][-1]["content"] for call in llm.calls] == ["one", "one", "Notes.\n\ntwo"]
 
 
 def test_edit_asks_the_edited_question_instead(play, monkeypatch):

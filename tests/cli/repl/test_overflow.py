@@ -40,8 +40,9 @@ def test_overflow_shift_forgets_the_oldest_turns_and_keeps_the_system_message(pl
     played = play(llm, *TURNS, "ddddd", system=SYSTEM)
     assert contents(llm.calls[-1]) == [SYSTEM, "cccc", "CCCC", "ddddd"]
     assert played.shown.endswith(
-        ">>> ddddd\nDDDD\n\n"
-        "Context window full: forgot the oldest 2 turns; the system message stays.\n>>> "
+        ">>> ddddd\n"
+        "Context window full: forgot the oldest 2 turns; the system message stays.\n"
+        "DDDD\n\n>>> "
     )
     assert [m["content"] for m in played.messages][1:3] == ["cccc", "CCCC"]
 
@@ -54,7 +55,11 @@ def test_overflow_that_fits_forgets_nothing(play):
 def test_overflow_error_refuses_the_question_and_keeps_everything(play):
     llm = fake()
     played = play(llm, *TURNS, "ddddd", system=SYSTEM, on_overflow="error")
-    assert played.shown.endswith(">>> ddddd\nerror: 41 tokens do not fit 40\n>>> ")
+    assert played.shown.endswith(
+        ">>> ddddd\nerror: the conversation takes 41 tokens with this message, more than the "
+        "context window of 40: /undo or /clear makes room, /set parameter num_ctx N sets its "
+        "size\n>>> "
+    )
     assert len(played.messages) == 7
 
 
@@ -62,8 +67,8 @@ def test_overflow_question_too_long_alone_is_refused_and_keeps_everything(play):
     played = play(fake(), *TURNS, "d" * 50, system=SYSTEM)
     assert played.shown.endswith(
         "error: the message takes 56 tokens with the system message, more than the context "
-        "window of 40: shorten it, give -c a larger N, or have it cut by --on-overflow "
-        "truncate\n>>> "
+        "window of 40: shorten it, make the window larger by /set parameter num_ctx N, or have "
+        "it cut by --on-overflow truncate\n>>> "
     )
     assert len(played.messages) == 7
 
@@ -74,7 +79,8 @@ def test_overflow_truncate_cuts_the_questions_beginning(play):
     assert contents(llm.calls[-1]) == [SYSTEM, "xxxx" + "d" * 20]
     assert played.shown.endswith(
         "Context window full: forgot the oldest 3 turns; the system message stays.\n"
-        "Context window full: cut the first 26 of the message's 50 characters.\n>>> "
+        "Context window full: cut the first 26 of the message's 50 characters.\n"
+        "DDDD\n\n>>> "
     )
 
 
@@ -105,7 +111,8 @@ def test_overflow_in_an_answer_ends_it_where_nothing_may_be_forgotten(play, poli
     llm = fake(["one ", full("two")])
     played = play(llm, *TURNS, "d", on_overflow=policy)
     assert played.shown.endswith(
-        "one two\n\nStopped because the context window is full; -c sets its size.\n>>> "
+        "one two\n\nStopped because the context window is full; "
+        "/set parameter num_ctx N sets its size.\n>>> "
     )
     assert len(played.messages) == 8
 

@@ -31,7 +31,7 @@ def transcript(**changes):
 @pytest.mark.parametrize("talk", [TALK, Conversation(None, []), Conversation("", [])])
 def test_session_restored_is_the_one_saved(tmp_path, talk):
     path = tmp_path / "talk.session"
-    path.write_text("an older file")
+    save_session(path, Conversation(None, [Turn("an", "older one")]), FakeLlama([]), "fake")
     n_bytes = save_session(path, talk, FakeLlama([]), "fake")
     assert n_bytes == path.stat().st_size
     assert list(tmp_path.iterdir()) == [path]
@@ -66,6 +66,16 @@ def test_restore_of_no_file_is_one_line(play, tmp_path):
         f"error: {path}: No such file or directory\n"
         in play(FakeLlama([]), f"/restore {path}").shown
     )
+
+
+def test_save_over_a_file_that_is_no_session_keeps_it(play, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("Some notes.")
+    shown = play(FakeLlama([]), f"/save {path}").shown
+    assert f"error: {path}: exists and is not a session; give another name\n" in shown
+    assert path.read_text() == "Some notes."
+    path.write_text("")
+    assert f"Saved the session to '{path}'" in play(FakeLlama([]), f"/save {path}").shown
 
 
 def test_save_that_cannot_be_written_leaves_nothing(play, tmp_path):

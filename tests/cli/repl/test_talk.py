@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 
 import pytest
-from fake_llama import FakeLlama
+from fake_llama import TIMINGS, FakeLlama
 
 from qllama.errors import ContextLengthError
+from qllama.generation.results import Piece
 
 CTRL_C = KeyboardInterrupt()
 STATISTICS = """\
@@ -102,6 +104,25 @@ def test_talk_ctrl_c_before_the_first_word_forgets_the_question(play):
     assert play(llm, "oops", "hi").messages == [user("hi"), assistant("ok")]
 
 
+def test_talk_ctrl_c_before_the_first_word_keeps_what_was_read(play, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("Notes.")
+    for first in (KeyboardInterrupt(), press_ctrl_c):
+        llm = FakeLlama([[first, "never said"], ["ok"], ["ok"]])
+        shown = play(llm, f"/read {path}", "oops", "hi", "and now?").shown
+        assert ">>> oops\n\n\nThe text of /read goes with your next message.\n>>> hi\nok" in shown
+        assert [call[0][-1]["content"] for call in llm.calls[1:]] == ["Notes.\n\nhi", "and now?"]
+
+
+def test_talk_ctrl_c_in_a_command_is_not_taken_for_one_at_the_prompt(play):
+    def open_model(name, n_ctx):
+        raise KeyboardInterrupt
+
+    llm = FakeLlama([["ok"]])
+    shown = play(llm, "/load other", "hi", open_model=open_model).shown
+    assert shown == ">>> /load other\nLoading model 'other'\nInterrupted.\n>>> hi\nok\n\n>>> "
+
+
 @pytest.mark.parametrize("error", [ContextLengthError("too long"), ValueError("too long")])
 def test_talk_error_is_one_line_and_the_session_goes_on(play, error):
     played = play(FakeLlama([["half", error], ["ok"]]), "x", "hi", "/bye")
@@ -146,6 +167,19 @@ def test_talk_pasted_lines_that_begin_with_a_path_are_a_message(play):
 def test_talk_verbose_prints_ollamas_statistics_after_each_answer(play):
     shown = play(FakeLlama([["ok"]]), "hi", verbose=True).shown
     assert shown == f">>> hi\nok\n\n{STATISTICS}>>> "
+
+
+def test_talk_verbose_counts_the_load_for_the_first_answer_only(play):
+    shown = play(FakeLlama([["a"], ["b"]]), "one", "two", verbose=True).shown
+    later = STATISTICS.replace("2.540s", "2.040s").replace("500.0ms", "0.0ms")
+    assert shown == f">>> one\na\n\n{STATISTICS}>>> two\nb\n\n{later}>>> "
+
+
+def test_talk_answer_without_a_token_brings_no_statistics(play):
+    nothing = Piece("", (), "cancelled", replace(TIMINGS, completion_tokens=0))
+    played = play(FakeLlama([["a"], [nothing]]), "one", "two", verbose=True)
+    assert played.shown == f">>> one\na\n\n{STATISTICS}>>> two\n\n\n>>> "
+    assert played.chat.status.endswith("25.0 tokens/s")
 
 
 def test_talk_question_that_got_no_answer_takes_no_context(play):
