@@ -19,7 +19,7 @@ from converter.in_order import in_order
 from converter.sources.base import BlockType, SourceTensor
 from qllama.errors import ConversionError
 from qllama.format.spec import TensorSpec
-from qllama.kernels.quantize import quantize
+from qllama.kernels.quantize import quantize_measured
 from qllama.kernels.quantize_error import quantization_error
 from qllama.quant import BLOCK, TILE_ROWS, BlockCodec, codec
 from qllama.quant.feedback import with_feedback
@@ -41,7 +41,7 @@ class Encoded:
     data : uint8, (bytes,)
         The concatenation over a tensor's slabs is the tensor's storage.
     error : float64, (tiles, 5), or None
-        As `quantization_error` gives it; None where nothing is lost.
+        As `quantize_measured` gives it; None where nothing is lost.
     """
 
     data: npt.NDArray[np.uint8]
@@ -93,21 +93,25 @@ class Slab:
                 return Encoded(scaled.pack(*scaled.from_ggml_blocks(blocks)))
             values = self.tensor.read(self.start, self.stop)
             if values.ndim == 2:
-                data = self._quantized(values)
-                return Encoded(data, quantization_error(self.spec.type, values, data))
+                return Encoded(*self._quantized(values))
             if not np.isfinite(values).all():
                 raise ConversionError("expected finite numbers, found a NaN or an infinity")
             return Encoded(values.astype("<f4").view(np.uint8))
         except ConversionError as e:
             raise ConversionError(f"{self.tensor.where}, rows from {self.start}: {e}") from None
 
-    def _quantized(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-        if self.columns is None:
-            return quantize(self.spec.type, values, 1, fast=self.fast)
-        data = quantize(self.spec.type, values, 1, self.columns.importance, fast=self.fast)
-        if self.columns.factor is None or not isinstance(codec(self.spec.type), BlockCodec):
-            return data
-        return with_feedback(self.spec.type, values, data, self.columns.factor)
+    def _quantized(
+        self, values: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+        """What `quantize_measured` returns, feedback considered."""
+        type_name, columns = self.spec.type, self.columns
+        importance = None if columns is None else columns.importance
+        data, errors = quantize_measured(type_name, values, 1, importance, fast=self.fast)
+        factor = None if columns is None else columns.factor
+        if factor is None or not isinstance(codec(type_name), BlockCodec):
+            return data, errors
+        data = with_feedback(type_name, values, data, factor)
+        return data, quantization_error(type_name, values, data)
 
 
 def carried_type(tensor: SourceTensor, spec: TensorSpec) -> BlockType | None:
@@ -126,7 +130,7 @@ def prepare(type_name: str, weighted: bool) -> None:
     """
     zeros = np.zeros((TILE_ROWS, BLOCK), np.float32)
     importance = np.ones(BLOCK, np.float32) if weighted else None
-    quantization_error(type_name, zeros, quantize(type_name, zeros, 1, importance))
+    quantize_measured(type_name, zeros, 1, importance)
 
 
 def slabs_of(

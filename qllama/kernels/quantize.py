@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from qllama.kernels._jit import njit
 from qllama.kernels.quantize_affine import quantize_affine
+from qllama.kernels.quantize_error import N_SUMS, quantization_error
 from qllama.kernels.quantize_scale import quantize_scaled
 from qllama.quant import TILE_ROWS, FloatCodec, codec, matrix_n_bytes
 from qllama.quant.affine import starts as affine_starts
@@ -22,7 +23,7 @@ from qllama.quant.importance import block_importance
 from qllama.quant.q4_0 import Q4_0Codec
 from qllama.quant.q8_0 import Q8_0Codec
 
-__all__ = ["quantize"]
+__all__ = ["quantize", "quantize_measured"]
 
 
 def quantize(
@@ -60,6 +61,53 @@ def quantize(
     UnsupportedModelError
         When there is no such type.
     """
+    return _quantized(type_name, w, n_threads, importance, fast)[0]
+
+
+def quantize_measured(
+    type_name: str,
+    w: npt.NDArray[np.float32],
+    n_threads: int,
+    importance: npt.NDArray[np.float32] | None = None,
+    *,
+    fast: bool = False,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+    """Quantize a matrix, and tell what that costs, which a search knows as it ends.
+
+    Parameters
+    ----------
+    type_name, n_threads, fast
+        As for `quantize`.
+    w : float32, (rows, k)
+        As there.
+    importance : float32, (k,), or None
+        As there.
+
+    Returns
+    -------
+    data : uint8, (matrix_n_bytes(type_name, rows, k),)
+    errors : float64, (rows / 16 rounded up, 5)
+        As `quantization_error` gives them, but for the order of sums.
+
+    Raises
+    ------
+    ConversionError, UnsupportedModelError
+        As `quantize`.
+    """
+    data, errors = _quantized(type_name, w, n_threads, importance, fast)
+    if isinstance(codec(type_name), FloatCodec):
+        errors = quantization_error(type_name, w, data)
+    return data, errors
+
+
+def _quantized(
+    type_name: str,
+    w: npt.NDArray[np.float32],
+    n_threads: int,
+    importance: npt.NDArray[np.float32] | None,
+    fast: bool,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+    """Do what `quantize_measured` does; the float types leave their errors as they are."""
     found = codec(type_name)
     found.check_weights(w)
     h = None if importance is None else block_importance(importance, w.shape[1])
@@ -69,6 +117,7 @@ def quantize(
     # The float types write no padding.
     new = np.zeros if isinstance(found, FloatCodec) else np.empty
     tiles = found.tiles(new(matrix_n_bytes(type_name, *w.shape), np.uint8), *w.shape)
+    errors = np.empty((len(tiles), N_SUMS))
     n_parts = max(1, min(n_threads, len(tiles)))
     bounds = [len(tiles) * part // n_parts for part in range(n_parts + 1)]
 
@@ -80,14 +129,15 @@ def quantize(
             _interleave(slab.astype(found.dtype).view(bits), tiles[first:last].view(bits))
         else:
             kernel, n_bits, starts = _SEARCHES[type_name]
-            kernel(n_bits, starts[:1] if fast else starts, slab, tiles[first:last], h)
+            starts = starts[:1] if fast else starts
+            kernel(n_bits, starts, slab, tiles[first:last], h, errors[first:last])
 
     if n_parts == 1:
         work(0)
     else:
         with ThreadPoolExecutor(n_parts) as pool:
             list(pool.map(work, range(n_parts)))
-    return tiles.reshape(-1)
+    return tiles.reshape(-1), errors
 
 
 @njit

@@ -26,6 +26,7 @@ from qllama.kernels.quantize_lanes import (
     store_sixes,
     weighted,
 )
+from qllama.kernels.quantize_sums import compared, no_sums, store_sums
 from qllama.quant import BLOCK, TILE_ROWS
 from qllama.quant.affine import MAX_SCALE_CODE, REFITS, SCALE_STEPS, SMALLEST_SCALE
 
@@ -174,12 +175,12 @@ def _round(
 
 
 @njit
-def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
+def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any, errors: Any) -> None:
     """Quantize float32 `w` (rows, k) into uint8 `tiles` (tiles, bytes of a tile).
 
     `bits` are those of a code, 4 or 6, `starts` (n, 2) those of `qllama.quant.affine`, or the
     first alone to be fast, and `h` is float32 (k padded,), as `block_importance` gives it,
-    or None.
+    or None. `errors`, float64 (tiles, 5), gets the sums of `quantize_error`.
     """
     max_code = v.splat(np.float32((1 << bits) - 1))
     n_steps = 0 if len(starts) == 1 else len(SCALE_STEPS)
@@ -202,18 +203,24 @@ def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
             v.store(scales[block].ctypes.data, scale)
             v.store(minimums[block].ctypes.data, minimum)
         d, m = _row_factor(scales), _row_factor(minimums)
+        sums = no_sums()
         for block in range(n_blocks):
             lane = block % CHUNK_BLOCKS * TILE_ROWS
             if lane == 0:
                 load_chunk(w, row, block, chunk)
             x, h_block = x_chunk + _FLOAT * lane, importance_of(h, block)
             scale, minimum = v.load(scales[block].ctypes.data), v.load(minimums[block].ctypes.data)
-            sums = _sums(x, h_block)
-            sc, mc = _round(x, h_block, sums, scale, minimum, d, m, n_steps, max_code)
-            minimum, inverse = m * mc, _inverse(d * sc)
+            of_block = _sums(x, h_block)
+            sc, mc = _round(x, h_block, of_block, scale, minimum, d, m, n_steps, max_code)
+            scale, minimum = d * sc, m * mc
+            inverse, n_columns = _inverse(scale), w.shape[1] - block * BLOCK
             for i in range(BLOCK):
-                code = _code(v.load(x + CHUNK_ROW * i), minimum, inverse, max_code)
+                value = v.load(x + CHUNK_ROW * i)
+                code = _code(value, minimum, inverse, max_code)
                 v.store_bytes(code_chunk + LANES * i + lane, code)
+                # The padding's value need not be 0.
+                decoded = scale * code - minimum if i < n_columns else value
+                sums = compared(sums, value, decoded)
             stored = tiles[tile, block * block_n_bytes : (block + 1) * block_n_bytes]
             if bits == 4:
                 store_nibbles(codes, lane, stored)
@@ -225,3 +232,4 @@ def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
         factors = out + n_blocks * block_n_bytes
         v.store(factors, d)
         v.store(factors + _VECTOR, m)
+        store_sums(sums, errors[tile])

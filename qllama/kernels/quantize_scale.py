@@ -23,6 +23,7 @@ from qllama.kernels.quantize_lanes import (
     store_nibbles,
     weighted,
 )
+from qllama.kernels.quantize_sums import compared, no_sums, store_sums
 from qllama.quant import BLOCK, TILE_ROWS
 
 __all__ = ["quantize_scaled"]
@@ -74,11 +75,12 @@ def _search(x: Any, h: Any, starts: Any, least: Any, greatest: Any) -> Any:
 
 
 @njit
-def quantize_scaled(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
+def quantize_scaled(bits: Any, starts: Any, w: Any, tiles: Any, h: Any, errors: Any) -> None:
     """Quantize float32 `w` (rows, k) into uint8 `tiles` (tiles, bytes of a tile).
 
     `bits` are those of a code, 4 or 8, `starts` float32 (n,) those of the codec, and `h` is
-    float32 (k padded,), as `block_importance` gives it, or None.
+    float32 (k padded,), as `block_importance` gives it, or None. `errors`, float64 (tiles, 5),
+    gets the sums of `quantize_error`.
     """
     greatest = v.splat(np.float32((1 << (bits - 1)) - 1))
     least = v.splat(-np.float32(1 << (bits - 1)))
@@ -88,6 +90,7 @@ def quantize_scaled(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
     chunk, codes = np.empty((BLOCK, LANES), np.float32), np.empty((BLOCK, LANES), np.uint8)
     scales = np.empty(TILE_ROWS, np.float32)
     for tile in range(len(tiles)):
+        sums = no_sums()
         for block in range(n_blocks):
             lane = block % CHUNK_BLOCKS * TILE_ROWS
             if lane == 0:
@@ -96,8 +99,10 @@ def quantize_scaled(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
             scale = _search(x, importance_of(h, block), starts, least, greatest)
             inverse = _inverse(scale)
             for i in range(BLOCK):
-                code = _code(v.load(x + CHUNK_ROW * i), inverse, least, greatest)
+                value = v.load(x + CHUNK_ROW * i)
+                code = _code(value, inverse, least, greatest)
                 v.store_bytes(codes.ctypes.data + LANES * i + lane, code - least)
+                sums = compared(sums, value, scale * code)
             stored = tiles[tile, block * block_n_bytes : (block + 1) * block_n_bytes]
             if bits == 4:
                 store_nibbles(codes, lane, stored)
@@ -106,3 +111,4 @@ def quantize_scaled(bits: Any, starts: Any, w: Any, tiles: Any, h: Any) -> None:
             v.store(scales.ctypes.data, scale)
             for r in range(TILE_ROWS):
                 v.store_f16(stored.ctypes.data + code_n_bytes + _HALF * r, scales[r])
+        store_sums(sums, errors[tile])

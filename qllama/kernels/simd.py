@@ -19,6 +19,7 @@ from qllama.kernels.isa import Isa
 
 __all__ = [
     "F32",
+    "F64",
     "I8",
     "I16",
     "I32",
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-F32 = ir.FloatType()
+F32, F64 = ir.FloatType(), ir.DoubleType()
 _F16 = ir.HalfType()
 Value = Any  # llvmlite's IR values carry no static types
 
@@ -131,8 +132,14 @@ def fma(b: Any, isa: Isa, x: Value, y: Value, z: Value) -> Value:
     if not isa.has_fma:
         return b.fadd(b.fmul(x, y), z)
     kind = x.type
-    name = f"llvm.fma.v{kind.count}f32" if isinstance(kind, ir.VectorType) else "llvm.fma.f32"
+    lanes = f"v{kind.count}" if isinstance(kind, ir.VectorType) else ""
+    name = f"llvm.fma.{lanes}{_element(kind).intrinsic_name}"
     return b.call(declare(b, name, kind, [kind] * 3), [x, y, z])
+
+
+def _element(kind: Any) -> Any:
+    """The type of a vector's elements; a scalar's own."""
+    return kind.element if isinstance(kind, ir.VectorType) else kind
 
 
 def _like(value: Value, element: Any) -> Any:

@@ -1,6 +1,7 @@
 """Vectors of 16 float32 as values inside compiled kernels.
 
-`f32x16` supports `+ - * /` between vectors; everything else is a function here.
+`f32x16` supports `+ - * /` between vectors; everything else is a function here. So does
+`f64x16`, of 16 float64, for sums that need them: what acts on it has `wide` in its name.
 Addresses are int64. Operations act lane by lane; the two reductions add or
 compare in one fixed order, so results never depend on the machine's width.
 """
@@ -21,13 +22,14 @@ from numba.extending import lower_builtin, register_model
 from qllama.kernels import simd
 from qllama.kernels._jit import intrinsic
 from qllama.kernels.isa import current_isa
-from qllama.kernels.simd import F32, I8, I16, I32, I64, Value
+from qllama.kernels.simd import F32, F64, I8, I16, I32, I64, Value
 
 __all__ = [
     "LANES",
     "absolute",
     "exp",
     "f32x16",
+    "f64x16",
     "finite_halves",
     "fma",
     "keep_lanes",
@@ -53,38 +55,47 @@ __all__ = [
     "store_int",
     "store_scalar",
     "where_less",
+    "wide",
+    "wide_fma",
+    "wide_larger",
+    "wide_splat",
+    "wide_store",
 ]
 
 LANES = 16
 _VF = simd.vector(F32, LANES)
+_VD = simd.vector(F64, LANES)
 _VI = simd.vector(I32, LANES)
 
 
-class _F32x16(types.Type):
-    def __init__(self) -> None:
-        super().__init__(name="f32x16")
+class _Vector(types.Type):
+    pass
 
 
-f32x16 = _F32x16()
+f32x16, f64x16 = _Vector("f32x16"), _Vector("f64x16")
+_LLVM_TYPES = {f32x16: _VF, f64x16: _VD}
 
 
-@register_model(_F32x16)
-class _F32x16Model(models.PrimitiveModel):
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _VF)
+        super().__init__(manager, kind, _LLVM_TYPES[kind])
 
 
 def _define_operator(function: Any, instruction: str) -> None:
+    kinds = tuple(_LLVM_TYPES)
     template = type(
-        f"_F32x16_{instruction}",
+        f"_Vector_{instruction}",
         (ConcreteTemplate,),
-        {"key": function, "cases": [signature(f32x16, f32x16, f32x16)]},
+        {"key": function, "cases": [signature(kind, kind, kind) for kind in kinds]},
     )
     infer_global(function)(template)
 
-    @lower_builtin(function, f32x16, f32x16)
     def lower(_context: Any, b: Any, _signature: Any, args: Any) -> Value:
         return getattr(b, instruction)(*args)
+
+    for kind in kinds:
+        lower_builtin(function, kind, kind)(lower)
 
 
 for _function, _instruction in (
@@ -191,7 +202,7 @@ def finite_halves(b: Any, x: Value) -> Value:
     return simd.f32_to_f16(b, current_isa(), x)
 
 
-_F, _A = types.float32, types.int64
+_F, _D, _A = types.float32, types.float64, types.int64
 
 splat = _operation("splat", f32x16, [_F], lambda b, x: simd.splat(b, x, LANES))
 load = _operation("load", f32x16, [_A], lambda b, p: simd.load(b, _pointer(b, p), _VF))
@@ -268,6 +279,15 @@ maximum = _operation("maximum", f32x16, [f32x16] * 2, _wider)
 larger = _operation("larger", f32x16, [f32x16] * 2, _larger)
 #: smaller(x, y): the smaller of each lane; y's where x is NaN.
 smaller = _operation("smaller", f32x16, [f32x16] * 2, _smaller)
+wide = _operation("wide", f64x16, [f32x16], lambda b, x: b.fpext(x, _VD))
+wide_splat = _operation("wide_splat", f64x16, [_D], lambda b, x: simd.splat(b, x, LANES))
+wide_store = _operation(
+    "wide_store", types.void, [_A, f64x16], lambda b, p, x: simd.store(b, x, _pointer(b, p), 8)
+)
+wide_fma = _operation(
+    "wide_fma", f64x16, [f64x16] * 3, lambda b, x, y, z: simd.fma(b, current_isa(), x, y, z)
+)
+wide_larger = _operation("wide_larger", f64x16, [f64x16] * 2, _larger)
 #: where_less(x, y, z, other): z in lanes where x < y, else other's.
 where_less = _operation("where_less", f32x16, [f32x16] * 4, _where_less)
 reduce_add = _operation(

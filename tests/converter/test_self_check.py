@@ -50,16 +50,12 @@ def test_check_random_weights_pass_without_a_remark(tmp_path, arch, preset):
 
 @pytest.mark.parametrize("preset", ["q4", "q8", "f32"])
 def test_check_rows_stored_in_another_order_are_refused(tmp_path, source, preset, monkeypatch):
-    quantize = slabs.quantize
+    # The figures of quality would show it too; here they are those of the wrong rows.
+    measured = slabs.quantize_measured
     monkeypatch.setattr(
         slabs,
-        "quantize",
-        lambda type, w, *rest, **fast: quantize(type, w[::-1].copy(), *rest, **fast),
-    )
-    # The figures of quality would show it too: they are made to look good here.
-    error = slabs.quantization_error
-    monkeypatch.setattr(
-        slabs, "quantization_error", lambda type, w, data: error(type, w[::-1].copy(), data)
+        "quantize_measured",
+        lambda type, w, *rest, **fast: measured(type, w[::-1].copy(), *rest, **fast),
     )
     with pytest.raises(ConversionError, match=r"m\.gguf: the conversion is not right: after 2 lay"):
         convert(source, tmp_path / "out.qlm", type=preset)
@@ -83,11 +79,15 @@ def test_check_embeddings_of_zeros_pass(tmp_path, source, only_first):
 
 def test_check_zeros_that_became_something_else_are_refused(tmp_path, monkeypatch):
     source = write_gguf(tmp_path / "m.gguf", extra=embedding_of_zeros(range(270)))
-    quantize = slabs.quantize
+    measured = slabs.quantize_measured
     monkeypatch.setattr(
-        slabs, "quantize", lambda type, w, *rest, **fast: quantize(type, w + 1, *rest, **fast)
+        slabs,
+        "quantize_measured",
+        lambda type, w, *rest, **fast: (
+            measured(type, w + 1, *rest, **fast)[0],
+            np.zeros((1, 5)),
+        ),
     )
-    monkeypatch.setattr(slabs, "quantization_error", lambda type, w, data: np.zeros((1, 5)))
     with pytest.raises(ConversionError, match="this is a bug in qllama"):
         convert(source, tmp_path / "out.qlm", type="f32")
 

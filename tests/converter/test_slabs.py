@@ -12,7 +12,7 @@ from converter import slabs
 from converter.slabs import encoded, slabs_of
 from converter.sources.base import SourceTensor
 from qllama.format.spec import TensorSpec
-from qllama.kernels.quantize import quantize
+from qllama.kernels.quantize import quantize_measured
 
 ROWS, COLUMNS, N_SLABS = 32, 64, 40
 
@@ -55,9 +55,12 @@ class Watched(SourceTensor):
 def test_encoded_holds_few_slabs_however_many_there_are(monkeypatch, type_name, n_threads):
     read, made = Alive(), Alive()
     monkeypatch.setattr(slabs, "_SLAB_VALUES", ROWS * COLUMNS)
-    monkeypatch.setattr(
-        slabs, "quantize", lambda *args, **fast: made.watch(quantize(*args, **fast))
-    )
+
+    def measured(*args, **fast):
+        data, errors = quantize_measured(*args, **fast)
+        return made.watch(data), errors
+
+    monkeypatch.setattr(slabs, "quantize_measured", measured)
     tensor = Watched(read)
     stream = encoded(slabs_of(tensor, TensorSpec("a", type_name, tensor.shape)), n_threads)
     assert sum(1 for _ in stream) == N_SLABS

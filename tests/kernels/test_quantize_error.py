@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qllama.kernels.quantize import quantize_measured
 from qllama.kernels.quantize_error import decode_rows, quantization_error
 from qllama.quant import QUANT_TYPES, TILE_ROWS, codec
 
@@ -26,6 +27,20 @@ def test_quantization_error_equals_the_definition_tile_by_tile(name, shape):
         # At most 16 * 96 products of doubles, added in another order.
         np.testing.assert_allclose(sums[:4], squares, rtol=1e-12, atol=1e-12)
         assert sums[4] == np.abs(a - b).max()
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", QUANT_TYPES)
+def test_quantize_measured_tells_the_errors_of_what_it_stored(name, shape, n_threads):
+    # Off 0, so that the padding's zeros are stored as something else.
+    w = np.random.default_rng(7).normal(3, size=shape).astype(np.float32)
+    for importance in (None, np.linspace(0, 1, shape[1], dtype=np.float32)):
+        data, found = quantize_measured(name, w, n_threads, importance)
+        np.testing.assert_array_equal(data, codec(name).quantize(w, importance))
+        expected = quantization_error(name, w, data)
+        np.testing.assert_allclose(found[:, :4], expected[:, :4], rtol=1e-12, atol=0)
+        np.testing.assert_array_equal(found[:, 4], expected[:, 4])
 
 
 @pytest.mark.parametrize("name", QUANT_TYPES)
