@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 from qllama.cli.interrupts import ctrl_c_cancels
 from qllama.cli.progress import notice
 from qllama.cli.statistics import statistics_table
+from qllama.cli.terminal_text import WordWrap, harmless
 
 if TYPE_CHECKING:
     from qllama.generation.generator import GenerationOptions
@@ -27,13 +29,22 @@ class PrintedAnswer:
     last_piece: Piece | None = None
 
     def print(self, stream: Stream) -> None:
-        """Print the pieces of `stream` to stdout as they come; Ctrl-C cancels it."""
-        with ctrl_c_cancels(stream):
-            for piece in stream:
-                # Kept before it is shown: an interrupt in between must not lose it.
-                self.text += piece
-                self.last_piece = piece
-                click.echo(piece, nl=False)
+        """Print the pieces of `stream` to stdout as they come; Ctrl-C cancels it.
+
+        What goes to a terminal is broken between words and cannot steer it; all else
+        gets the text as it is.
+        """
+        wrap = WordWrap() if sys.stdout.isatty() else None
+        try:
+            with ctrl_c_cancels(stream):
+                for piece in stream:
+                    # Kept before it is shown: an interrupt in between must not lose it.
+                    self.text += piece
+                    self.last_piece = piece
+                    click.echo(piece if wrap is None else wrap.push(harmless(piece)), nl=False)
+        finally:
+            if wrap is not None:
+                click.echo(wrap.flush(), nl=False)
 
     def print_remarks(self, options: GenerationOptions, *, verbose: bool) -> None:
         """Say on stderr what the answer does not say itself.

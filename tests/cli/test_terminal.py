@@ -137,6 +137,15 @@ def test_terminal_alt_enter_begins_a_new_line(chat):
     leave(chat, CTRL_D)
 
 
+@pytest.mark.parametrize("plain", [["--plain"], []])
+def test_terminal_one_answer_is_broken_between_words(isolated_home, plain):
+    environment = {**os.environ, "COLUMNS": "20"}
+    command = [str(SCRIPT), "-p", "hello out there", *plain]
+    session = pexpect.spawn(sys.executable, command, env=environment, encoding="utf-8", timeout=60)
+    session.expect_exact("You said: hello out\r\nthere [user]\r\n")
+    session.expect(pexpect.EOF)
+
+
 @pytest.mark.parametrize("where", ["at the prompt", "in an answer"])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_terminal_ended_by_a_signal_is_put_back(chat, where, name):

@@ -6,7 +6,6 @@ Owns what is drawn and how often. Loaded only for a session on a terminal.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from contextlib import ExitStack
@@ -17,12 +16,12 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
+from rich.theme import Theme
 
-from qllama.cli.progress import notice
-from qllama.cli.repl.keyboard import keys_not_echoed
+from qllama.cli.keyboard import keys_not_echoed
 from qllama.cli.repl.markdown import blocks, finished_blocks, rendered
 from qllama.cli.repl.screen import PlainScreen, Reply, Screen
-from qllama.cli.repl.word_wrap import WordWrap
+from qllama.cli.terminal_text import WordWrap, harmless, wrapped
 
 __all__ = ["choose_screen"]
 
@@ -31,8 +30,8 @@ _LEAST_SECONDS = 0.05
 _DRAWING_SHARE = 0.1
 # A prompt that is read sooner needs no telling.
 _PATIENCE_SECONDS = 0.5
-# What a model says must not steer the terminal: control characters become their pictures.
-_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
+# rich's are for terminals with a dark background.
+_THEME = Theme({"markdown.code": "bold cyan", "markdown.code_block": "none"})
 
 
 def choose_screen(*, plain: bool) -> Screen:
@@ -47,26 +46,32 @@ def choose_screen(*, plain: bool) -> Screen:
         return PlainScreen()
     if plain or os.environ.get("TERM") == "dumb":
         return WrappedScreen()
-    return MarkdownScreen(Console())
+    return MarkdownScreen(Console(theme=_THEME))
 
 
-class WrappedScreen:
+class WrappedScreen(PlainScreen):
     """Text as it comes, but words are never torn at the right edge."""
 
     def say(self, text: str) -> None:
         """Print `text` to stderr."""
-        notice(text)
+        super().say(wrapped(text) if sys.stderr.isatty() else text)
 
     def reply(self) -> Reply:
         """Return what prints an answer to stdout."""
-        return WrappedReply()
+        return WrappedReply(wordwrap=self.wordwrap)
 
 
 class WrappedReply:
-    """An answer in words; ends with an empty line."""
+    """An answer in words; ends with an empty line.
 
-    def __init__(self) -> None:
-        self._wrap = WordWrap(shutil.get_terminal_size().columns)
+    Parameters
+    ----------
+    wordwrap : bool
+        False leaves its lines as long as they are.
+    """
+
+    def __init__(self, *, wordwrap: bool) -> None:
+        self._wrap = WordWrap() if wordwrap else None
         self._open = ExitStack()
 
     def __enter__(self) -> WrappedReply:
@@ -80,18 +85,18 @@ class WrappedReply:
         trace: TracebackType | None,
     ) -> None:
         with self._open:
-            click.echo(self._wrap.flush() + "\n")
+            click.echo(("" if self._wrap is None else self._wrap.flush()) + "\n")
 
     def write(self, text: str) -> None:
         """Print the words of `text` that are whole."""
-        self._wrap.width = shutil.get_terminal_size().columns
-        click.echo(self._wrap.push(text.translate(_PICTURES)), nl=False)
+        text = harmless(text)
+        click.echo(text if self._wrap is None else self._wrap.push(text), nl=False)
 
     def progress(self, done: int, total: int) -> None:
         """Show nothing: `done` of `total` tokens could not be wiped away again."""
 
 
-class MarkdownScreen:
+class MarkdownScreen(WrappedScreen):
     """Markdown, drawn while it comes.
 
     Parameters
@@ -101,15 +106,12 @@ class MarkdownScreen:
     """
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._console = console
 
-    def say(self, text: str) -> None:
-        """Print `text` to stderr."""
-        notice(text)
-
     def reply(self) -> Reply:
-        """Return what draws an answer."""
-        return MarkdownReply(self._console)
+        """Return what draws an answer; without word wrap, its text is printed as it is."""
+        return MarkdownReply(self._console) if self.wordwrap else super().reply()
 
 
 class MarkdownReply:
@@ -155,7 +157,7 @@ class MarkdownReply:
 
     def write(self, text: str) -> None:
         """Draw the answer with `text` at its end, now or soon."""
-        self._text += text.translate(_PICTURES)
+        self._text += harmless(text)
         started = time.monotonic()
         if started < self._next_drawing:
             return

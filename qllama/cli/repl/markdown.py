@@ -10,7 +10,9 @@ from functools import cache
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from rich.markdown import Markdown
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.markdown import CodeBlock, Heading, Markdown
+from rich.syntax import Syntax
 
 __all__ = ["blocks", "finished_blocks", "rendered"]
 
@@ -44,10 +46,33 @@ def finished_blocks(text: str) -> tuple[list[str], str]:
     return finished, rest
 
 
+class _Code(CodeBlock):
+    """Code at the left edge, so that it can be copied as it is."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Syntax(str(self.text).rstrip(), self.lexer_name, theme=self.theme, word_wrap=True)
+
+
+class _Heading(Heading):
+    """A heading at the left edge, above its text however wide the terminal is."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        self.text.justify = "left"
+        yield self.text
+
+
+class _Markdown(Markdown):
+    elements = Markdown.elements | {
+        "fence": _Code,
+        "code_block": _Code,
+        "heading_open": _Heading,
+    }
+
+
 def rendered(text: str) -> Markdown:
     """Return what `rich` draws for `text`."""
     # Colours of the terminal's own palette; addresses of links are shown, not hidden.
-    markdown = Markdown("", code_theme="ansi_dark", hyperlinks=False)
+    markdown = _Markdown("", code_theme="ansi_dark", hyperlinks=False)
     markdown.parsed = _parser().parse(text)
     for token in markdown.parsed:
         for child in token.children or ():

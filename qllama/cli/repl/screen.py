@@ -36,7 +36,15 @@ class Reply(Protocol):
 
 
 class Screen(Protocol):
-    """What a session shows itself on."""
+    """What a session shows itself on.
+
+    Attributes
+    ----------
+    wordwrap : bool
+        Whether the lines of answers are broken between words, on a terminal.
+    """
+
+    wordwrap: bool
 
     def say(self, text: str) -> None:
         """Show lines that are no answer."""
@@ -70,10 +78,13 @@ class PlainReply:
 class PlainScreen:
     """Text as it comes."""
 
+    def __init__(self) -> None:
+        self.wordwrap = True
+
     def say(self, text: str) -> None:
         """Print `text` to stderr."""
         notice(text)
 
-    def reply(self) -> PlainReply:
+    def reply(self) -> Reply:
         """Return what prints an answer to stdout."""
         return PlainReply()

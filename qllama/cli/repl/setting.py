@@ -93,6 +93,16 @@ def _set_nohistory(chat: Chat, _: str) -> None:
     chat.remembers = False
 
 
+def _set_wordwrap(chat: Chat, _: str) -> None:
+    chat.screen.wordwrap = True
+    chat.screen.say("Set 'wordwrap' mode.")
+
+
+def _set_nowordwrap(chat: Chat, _: str) -> None:
+    chat.screen.wordwrap = False
+    chat.screen.say("Set 'nowordwrap' mode.")
+
+
 def _set_verbose(chat: Chat, _: str) -> None:
     chat.verbose = True
     chat.screen.say("Set 'verbose' mode.")
@@ -108,6 +118,8 @@ VARIABLES = {
     "system": Variable("<string>", "Set system message", _set_system),
     "history": Variable("", "Enable history", _set_history),
     "nohistory": Variable("", "Disable history", _set_nohistory),
+    "wordwrap": Variable("", "Enable wordwrap", _set_wordwrap),
+    "nowordwrap": Variable("", "Disable wordwrap and markdown, as for copying", _set_nowordwrap),
     "verbose": Variable("", "Show LLM stats", _set_verbose),
     "quiet": Variable("", "Disable LLM stats", _set_quiet),
 }

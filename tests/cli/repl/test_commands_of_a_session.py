@@ -255,6 +255,13 @@ def test_set_verbose_and_quiet_switch_the_statistics(play):
     assert shown.count("eval rate:            ") == 1
 
 
+def test_set_nowordwrap_and_wordwrap_switch_the_screen(play):
+    played = play(FakeLlama([]), "/set nowordwrap")
+    assert "Set 'nowordwrap' mode.\n" in played.shown
+    assert not played.chat.screen.wordwrap
+    assert play(FakeLlama([]), "/set nowordwrap", "/set wordwrap").chat.screen.wordwrap
+
+
 def test_set_history_decides_what_is_remembered(play):
     assert not play(FakeLlama([]), "/set nohistory").chat.remembers
     assert play(FakeLlama([]), "/set nohistory", "/set history").chat.remembers

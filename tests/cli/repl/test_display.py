@@ -42,7 +42,7 @@ def f(x):
 See [this](https://example.com)."""
 
 KEPT = """\
-                 Title
+Title
 
 Some bold text, <b>html</b> and code.
 A second line.
@@ -54,9 +54,9 @@ A second line.
    still first
  2 second
 
- def f(x):
+def f(x):
 
-     return x
+    return x
 
  a  b
  ────
@@ -176,6 +176,25 @@ def test_finished_blocks_are_those_that_cannot_change(text, finished):
 @pytest.mark.parametrize("text", ["", "\n\n"])
 def test_blocks_of_blank_text_are_none(text):
     assert blocks(text) == []
+
+
+def test_screen_without_wordwrap_prints_the_text_as_it_is(console, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "8")
+    screen = MarkdownScreen(console)
+    screen.wordwrap = False
+    with screen.reply() as reply:
+        reply.write("one **two** three\x07")
+    assert (console.file.getvalue(), capsys.readouterr().out) == ("", "one **two** three␇\n\n")
+
+
+def test_screen_breaks_what_it_says_between_words(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "8")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    WrappedScreen().say("one two three")
+    assert capsys.readouterr().err == "one two\nthree\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    WrappedScreen().say("one two three")
+    assert capsys.readouterr().err == "one two three\n"
 
 
 def test_wrapped_reply_breaks_lines_and_shows_no_control_characters(capsys, monkeypatch):

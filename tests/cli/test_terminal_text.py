@@ -1,13 +1,13 @@
-"""Where streamed text is broken."""
+"""Where text is broken, and what of it does not reach a terminal."""
 
 from __future__ import annotations
 
 import pytest
 
-from qllama.cli.repl.word_wrap import WordWrap
+from qllama.cli.terminal_text import WordWrap, harmless, wrapped
 
 
-def wrapped(text, width, n=1):
+def pushed(text, width, n=1):
     """Push `text` in pieces of `n` characters."""
     wrap = WordWrap(width)
     pieces = [text[i : i + n] for i in range(0, len(text), n)]
@@ -30,7 +30,7 @@ def wrapped(text, width, n=1):
     ],
 )
 def test_wrap_breaks_between_words_whatever_the_pieces(text, expected, n):
-    assert wrapped(text, 8, n) == expected
+    assert pushed(text, 8, n) == expected
 
 
 def test_wrap_shows_a_word_as_soon_as_it_is_whole():
@@ -43,8 +43,20 @@ def test_wrap_shows_a_word_as_soon_as_it_is_whole():
     ]
 
 
-def test_wrap_follows_the_width():
-    wrap = WordWrap(20)
+def test_wrap_follows_the_width_of_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    wrap = WordWrap()
     wrap.push("one two ")
-    wrap.width = 9
+    monkeypatch.setenv("COLUMNS", "9")
     assert wrap.push("three ") == "\nthree"
+
+
+def test_wrapped_rows_of_a_list_go_on_indented():
+    text = "Commands:\n  /a     Do one thing\n  /b\n\nno such command as this"
+    assert wrapped(text, 14) == (
+        "Commands:\n  /a     Do\n    one thing\n  /b\n\nno such\ncommand as\nthis"
+    )
+
+
+def test_harmless_text_shows_control_characters_as_pictures():
+    assert harmless("a\x1b[2J\r\n\tb\x7f") == "a␛[2J␍\n\tb␡"
