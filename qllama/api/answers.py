@@ -19,6 +19,8 @@ from qllama.tokenizer.chat import ChatTemplate, check_messages
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from qllama.model.engine import Engine
+
 __all__ = ["AnsweringModel"]
 
 # Their keys and values are all in memory.
@@ -135,9 +137,12 @@ class AnsweringModel(OpenModel):
                     f"n: expected 1 to {_MOST_ANSWERS}, without stream, found {n}"
                     + " with stream=True" * stream
                 )
-            return self._generator.start_together(
-                ids, n, lambda n_ctx: closing(self._engine_for(n_ctx=n_ctx, n_slots=n)), **options
-            ).completions()
+            generator = self._generator
+
+            def open_engine(n_ctx: int) -> closing[Engine]:
+                return closing(self._engine_for(n_ctx=n_ctx, n_slots=n, adapter=generator.adapter))
+
+            return generator.start_together(ids, n, open_engine, **options).completions()
         answer = self._generator.start(ids, **options)
         return answer if stream else answer.completion()
 
@@ -188,7 +193,8 @@ class AnsweringModel(OpenModel):
                 f"max_tokens: expected at least 1, and room for it after the {len(ids)} tokens "
                 f"of the prompt in the context of {self.n_ctx}, found {max_tokens}"
             )
-        return self._generator.beam_search(
+        generator = self._generator
+        return generator.beam_search(
             ids,
             BeamSearch(
                 n_beams,
@@ -197,7 +203,9 @@ class AnsweringModel(OpenModel):
                 length_penalty,
                 self._tokenizer.vocab_size,
             ),
-            lambda: closing(self._engine_for(n_ctx=len(ids) + most, n_slots=n_beams)),
+            lambda: closing(
+                self._engine_for(n_ctx=len(ids) + most, n_slots=n_beams, adapter=generator.adapter)
+            ),
         )
 
     def agenerate(

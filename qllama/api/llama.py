@@ -6,6 +6,7 @@ business.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import overload
@@ -13,6 +14,7 @@ from typing import overload
 from qllama.api.compatible import CompatibleModel
 from qllama.api.state import capture, restore, state_shape
 from qllama.format import state as state_file
+from qllama.generation.session import Session
 
 __all__ = ["Llama"]
 
@@ -41,6 +43,12 @@ class Llama(CompatibleModel):
         reads it faster and rounds more (`docs/quantization.md`).
     chat_template : str or path, optional
         Jinja, or the path of a file of it, for `chat` instead of the model's own.
+    lora : str, path, mapping of str to float, sequence, optional
+        Directory of a PEFT LoRA adapter, or several, computed beside the weights: a list of
+        directories, or of pairs with a scale, or a mapping of directory to scale. `lora` and
+        `with_lora` change it (`docs/api.md`).
+    lora_path, lora_scale : str, float
+        The same for one adapter, as llama-cpp-python spells it.
     cache_bytes : int
         Memory for conversations that others displaced, the most recently used ones: going
         on with one of them copies its keys and values instead of evaluating its tokens
@@ -68,6 +76,8 @@ class Llama(CompatibleModel):
         When the file is no valid `.qlm` file.
     UnsupportedModelError
         When the model needs something that qllama does not compute.
+    ConversionError
+        When an adapter is damaged, or does not fit the model.
     TokenizerError, ValueError
         When `chat_template` is no template, a count is out of range or `kv_type` unknown.
 
@@ -103,11 +113,13 @@ class Llama(CompatibleModel):
         StateError
             When the file cannot be written.
         """
+        session = self._session
+        shape = self._state_shape(session)
         with self._lock:
-            state = capture(self._engine, self._session, self._transcript)
+            state = capture(self._engine, session, self._transcript)
         if path is None:
-            return b"".join(state_file.encode(state, self._state_shape))
-        state_file.store(Path(path), state, self._state_shape)
+            return b"".join(state_file.encode(state, shape))
+        state_file.store(Path(path), state, shape)
         return None
 
     def load_state(self, state: bytes | bytearray | memoryview | str | os.PathLike[str]) -> None:
@@ -124,16 +136,20 @@ class Llama(CompatibleModel):
         Raises
         ------
         StateError
-            When it is damaged, no state, or one of another model, `kv_type` or a longer
-            context.
+            When it is damaged, no state, or one of another model, other adapters, another `kv_type`
+            or a longer context.
         """
+        session = self._session
+        shape = self._state_shape(session)
         if isinstance(state, str | os.PathLike):
-            loaded = state_file.load(Path(state), self._state_shape)
+            loaded = state_file.load(Path(state), shape)
         else:
-            loaded = state_file.decode(state, self._state_shape)
+            loaded = state_file.decode(state, shape)
         with self._lock:
-            restore(loaded, self._engine, self._session, self._transcript)
+            restore(loaded, self._engine, session, self._transcript)
 
-    @property
-    def _state_shape(self) -> state_file.StateShape:
-        return state_shape(self._engine, self._file.fingerprint)
+    def _state_shape(self, session: Session) -> state_file.StateShape:
+        fingerprint = self._file.fingerprint
+        if (adapter := session.adapter) is not None:
+            fingerprint = hashlib.sha256(fingerprint + adapter.digest).digest()
+        return state_shape(self._engine, fingerprint)

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qllama.api.lora import LoraArgument, load_adapter, lora_scales
 from qllama.config import DEFAULT_N_BATCH, ModelConfig
 from qllama.errors import TokenizerError
 from qllama.format.reader import QlmFile
 from qllama.generation.generator import Generator
 from qllama.generation.session import Session
 from qllama.generation.transcript import Transcript
+from qllama.model.adapter import Adapter
 from qllama.model.engine import Engine
 from qllama.notice import CompileNotice, notice
 from qllama.tokenizer import load_tokenizer
@@ -43,6 +45,9 @@ class OpenModel:
         n_batch: int = DEFAULT_N_BATCH,
         kv_type: str = "f16",
         chat_template: str | os.PathLike[str] | None = None,
+        lora: LoraArgument = None,
+        lora_path: str | os.PathLike[str] | None = None,
+        lora_scale: float = 1.0,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         use_mmap: bool = True,
         verbose: bool = False,
@@ -66,6 +71,8 @@ class OpenModel:
             self._chat_template: ChatTemplate | None = None
             if chat_template is not None:
                 self.chat_template = chat_template
+            self._lora = lora_scales(lora, lora_path, lora_scale)
+            adapter = load_adapter(self._lora, self._file)
             self._engine = Engine(
                 self._file,
                 n_ctx=n_ctx,
@@ -78,7 +85,7 @@ class OpenModel:
             self._file.close()
             raise
         load_seconds = time.perf_counter() - started
-        self._session = Session(self._engine, cache_bytes=cache_bytes)
+        self._session = Session(self._engine, cache_bytes=cache_bytes).under(adapter)
         self._generator = Generator(
             self._session, self._lock, self._tokenizer, load_seconds=load_seconds
         )
@@ -98,10 +105,12 @@ class OpenModel:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as path and options: a process that unpickles it opens the file anew."""
         template = None if self._chat_template is None else self._chat_template.source
-        return _reopened, (type(self), self._path, {**self._how, "chat_template": template})
+        how = {**self._how, "chat_template": template, "lora": self._lora}
+        return _reopened, (type(self), self._path, how)
 
     def __repr__(self) -> str:
-        state = ", closed" if self._session.closed else ""
+        state = f", {len(self._lora)} LoRA adapters" if self._lora else ""
+        state += ", closed" if self._session.closed else ""
         return (
             f"<{type(self).__name__} {self._path}: {self.config.model_type}, "
             f"{self.config.num_hidden_layers} layers, {self.n_ctx} tokens of context, "
@@ -120,6 +129,7 @@ class OpenModel:
             "weights": ", ".join(sorted({t.type for t in self._file.tensors.values()})),
             "context": f"{self.n_ctx} tokens, keys and values in {self._how['kv_type']}",
             "threads": self._engine.n_threads,
+            **{f"LoRA, times {scale:g}": path for path, scale in self._lora.items()},
         }
         cells = (f"<tr><th>{k}</th><td>{html.escape(str(v))}</td></tr>" for k, v in rows.items())
         return f"<table>{''.join(cells)}</table>"
@@ -160,6 +170,39 @@ class OpenModel:
     @chat_template.setter
     def chat_template(self, template: str | os.PathLike[str]) -> None:
         self._chat_template = ChatTemplate.of(self._tokenizer, template)
+
+    @property
+    def lora(self) -> dict[str, float]:
+        """Paths of the LoRA adapters in use and their scales; or set them, as `Llama` takes them.
+
+        Answers that have begun go on as they began. To use several at once, in threads or
+        by turns, see `with_lora`.
+        """
+        return dict(self._lora)
+
+    @lora.setter
+    def lora(self, lora: LoraArgument) -> None:
+        scales = lora_scales(lora)
+        self._session = self._session.under(load_adapter(scales, self._file))
+        self._generator = self._generator.under(self._session)
+        self._lora = scales
+
+    def with_lora(self, lora: LoraArgument) -> Self:
+        """Return this model under other LoRA adapters, beside this one.
+
+        It shares everything else: the weights, the engine and its lock, the memory for
+        conversations (which never mix). Closing one of them closes all. The adapters stay
+        in memory as long as what is returned.
+
+        Parameters
+        ----------
+        lora : str, path, mapping of str to float, sequence or None
+            As `Llama` takes it, which says what is raised; None is the model as it is.
+        """
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other.lora = lora
+        return other
 
     @property
     def n_ctx(self) -> int:
@@ -220,9 +263,9 @@ class OpenModel:
             )
         return self._checked(text)
 
-    def _engine_for(self, *, n_ctx: int, n_slots: int) -> Engine:
+    def _engine_for(self, *, n_ctx: int, n_slots: int, adapter: Adapter | None) -> Engine:
         """Return an engine of the same model for several sequences; to be closed."""
-        return Engine(
+        engine = Engine(
             self._file,
             n_ctx=n_ctx,
             n_threads=self._engine.n_threads,
@@ -230,6 +273,9 @@ class OpenModel:
             n_batch=max(self._engine.n_batch, n_slots),
             kv_type=self._how["kv_type"],
         )
+        if adapter is not None:
+            engine.adapt(adapter)
+        return engine
 
     def _checked(self, token_ids: Iterable[int]) -> list[int]:
         ids = [int(token) for token in token_ids]

@@ -97,7 +97,9 @@ class VectorModel(AnsweringModel):
             return np.empty((0, self.config.hidden_size), np.float32)
         n_slots = min(len(batch), MOST_TOGETHER)
         longest = max(map(len, batch))
-        with self._lock, closing(self._engine_for(n_ctx=longest, n_slots=n_slots)) as engine:
+        how = {"n_ctx": longest, "n_slots": n_slots}
+        adapter = self._session.adapter
+        with self._lock, closing(self._engine_for(**how, adapter=adapter)) as engine:
             return embed(engine, batch, pooling=pooling, normalize=normalize)
 
     def token_logprobs(

@@ -223,7 +223,7 @@ def _check_header(header: bytes, n_found: int, shape: StateShape) -> tuple[int, 
         )
     if fingerprint != shape.fingerprint:
         raise StateError(
-            "it is of another model (another file's checksums); load the model that made it"
+            "it is of another model, or other LoRA adapters (other checksums); load what made it"
         )
     found_type = kv_type.rstrip(b"\0").decode("ascii", "replace")
     if found_type != shape.kv_type:

@@ -6,6 +6,7 @@ how its tokens become text.
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 import weakref
@@ -27,13 +28,14 @@ from qllama.generation.results import Completion, FinishReason, Timings
 from qllama.generation.sampling import Sampler
 from qllama.generation.session import Progress, Session
 from qllama.generation.together import OpenEngine, Together
+from qllama.generation.worker import Worker
 from qllama.tokenizer.base import Tokenizer
 from qllama.tokenizer.detokenizer import StreamingDetokenizer
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from typing_extensions import Unpack
+
+    from qllama.model.adapter import Adapter
 
 __all__ = ["DraftOptions", "GenerationOptions", "Generator"]
 
@@ -89,7 +91,23 @@ class Generator:
         self._load_seconds = load_seconds
         self._starting = threading.Lock()
         self._answers: weakref.WeakSet[Stream | Together | Interrupt] = weakref.WeakSet()
-        self._executor: Executor | None = None
+        self._worker = Worker()
+
+    def under(self, session: Session) -> Generator:
+        """Return a generator of another session of the same slot; `cancel` reaches both's answers.
+
+        Parameters
+        ----------
+        session : Session
+        """
+        other = copy.copy(self)
+        other._session = session
+        return other
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """What its answers are computed with."""
+        return self._session.adapter
 
     def start(
         self,
@@ -138,7 +156,7 @@ class Generator:
                 timeout=options.get("timeout"),
                 load_seconds=self._load_seconds,
                 on_progress=on_progress,
-                worker=self._worker,
+                worker=self._worker.executor,
             )
         )
 
@@ -280,19 +298,7 @@ class Generator:
 
     def close(self) -> None:
         """Let go of the worker's thread."""
-        with self._starting:
-            if self._executor is not None:
-                self._executor.shutdown(wait=False)
-                self._executor = None
-
-    def _worker(self) -> Executor:
-        """Return the one thread that computes for coroutines: they queue without blocking."""
-        from concurrent.futures import ThreadPoolExecutor
-
-        with self._starting:
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(1, thread_name_prefix="qllama")
-            return self._executor
+        self._worker.close()
 
     def _control_token(self, text: str) -> int | None:
         """Return the control token that `text` spells, if it spells one."""
