@@ -152,6 +152,11 @@ class OpenModel:
                 self._file.close()
 
     @property
+    def model_path(self) -> str:
+        """The model's file."""
+        return self._path
+
+    @property
     def config(self) -> ModelConfig:
         """Hyperparameters of the model."""
         return self._engine.config

@@ -11,9 +11,9 @@ import click
 from qllama.cli.interrupts import ctrl_c_cancels
 from qllama.cli.progress import notice
 from qllama.cli.statistics import statistics_table
-from qllama.cli.terminal_text import WordWrap, harmless
 
 if TYPE_CHECKING:
+    from qllama.cli.terminal_text import WordWrap
     from qllama.generation.generator import GenerationOptions
     from qllama.generation.loop import Stream
     from qllama.generation.results import Piece
@@ -34,14 +34,14 @@ class PrintedAnswer:
         What goes to a terminal is broken between words and cannot steer it; all else
         gets the text as it is.
         """
-        wrap = WordWrap() if sys.stdout.isatty() else None
+        wrap = _word_wrap() if sys.stdout.isatty() else None
         try:
             with ctrl_c_cancels(stream):
                 for piece in stream:
                     # Kept before it is shown: an interrupt in between must not lose it.
                     self.text += piece
                     self.last_piece = piece
-                    click.echo(piece if wrap is None else wrap.push(harmless(piece)), nl=False)
+                    click.echo(piece if wrap is None else wrap.push(piece), nl=False)
         finally:
             if wrap is not None:
                 click.echo(wrap.flush(), nl=False)
@@ -63,6 +63,13 @@ class PrintedAnswer:
             notice("qllama: stopped because the context window is full; -c sets its size")
         if verbose and last.timings is not None:
             notice(f"\n{statistics_table(last.timings)}")
+
+
+def _word_wrap() -> WordWrap:
+    # It brings a part of rich, which pipes do without.
+    from qllama.cli.terminal_text import WordWrap
+
+    return WordWrap()
 
 
 def print_answer(stream: Stream, options: GenerationOptions, *, verbose: bool) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem
 
-__all__ = ["complete_cached", "complete_model"]
+__all__ = ["complete_cached", "complete_model", "model_names"]
+
+
+def model_names() -> list[str]:
+    """Return the names that every command takes as its MODEL."""
+    from qllama.hub.installed import cached_names
+    from qllama.hub.registry import REGISTRY
+
+    return [*REGISTRY, *cached_names()]
 
 
 def complete_model(
@@ -20,12 +28,9 @@ def complete_model(
     incomplete : str
         What stands before the cursor.
     """
-    from qllama.hub.registry import REGISTRY
-
     # First: the shell's scripts forget what came before it.
     files = CompletionItem(incomplete, type="file")
-    known = [CompletionItem(name) for name in REGISTRY if name.startswith(incomplete)]
-    return [files, *known, *complete_cached(ctx, param, incomplete)]
+    return [files, *(CompletionItem(n) for n in model_names() if n.startswith(incomplete))]
 
 
 def complete_cached(

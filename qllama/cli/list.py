@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from qllama.cli.progress import notice
 if TYPE_CHECKING:
     from qllama.hub.installed import CachedModel
 
-__all__ = ["command", "human_age"]
+__all__ = ["command", "human_age", "models_table"]
 
 _COLUMNS = ("NAME", "TYPE", "SIZE", "MODIFIED", "FROM")
 _SECONDS = {
@@ -55,8 +56,15 @@ def command(as_json: bool) -> None:
     if not models:
         notice(f"qllama: no models in {models_dir()}; `qllama pull` fetches one")
         return
+    click.echo(models_table(models))
+    total = human_size(sum(model.n_bytes for model in models))
+    notice(f"qllama: {total} in {models_dir()}")
+
+
+def models_table(models: Iterable[CachedModel]) -> str:
+    """Return `models` as aligned lines, under a heading."""
     now = time.time()
-    table = [
+    rows = [
         (
             model.name,
             model.type or "?",
@@ -66,9 +74,7 @@ def command(as_json: bool) -> None:
         )
         for model in models
     ]
-    click.echo("\n".join(aligned([_COLUMNS, *table], right=(2,))))
-    total = human_size(sum(model.n_bytes for model in models))
-    notice(f"qllama: {total} in {models_dir()}")
+    return "\n".join(aligned([_COLUMNS, *rows], right=(2,)))
 
 
 def _plain(model: CachedModel) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def wrapped(text: str, width: int | None = None) -> str:
 
 
 class WordWrap:
-    """Passes text on word by word; a word that does not fit begins a new line.
+    """Passes harmless text on word by word; a word that does not fit begins a new line.
 
     A word is held back until its end is known. Characters that take two cells (Chinese,
     Japanese, Korean) may stand on either side of a break; a word longer than a line is
@@ -66,7 +66,7 @@ class WordWrap:
         """Take the next part of the text and return what can be shown."""
         shown = []
         width = self.width
-        for character in text:
+        for character in harmless(text):
             if character == "\n":
                 shown += [self.flush(), "\n"]
                 self._column, self._spaces = 0, ""

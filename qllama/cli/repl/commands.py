@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qllama.cli.list import models_table
 from qllama.cli.repl import setting, showing
 from qllama.cli.repl.parameters import PARAMETERS
 from qllama.cli.repl.session_file import restore_session, save_session
 from qllama.cli.repl.wording import counted, shortened, table, unknown
 from qllama.cli.text_input import read_file
 from qllama.errors import QllamaError
+from qllama.hub.installed import cached_models
 
 if TYPE_CHECKING:
     from qllama.cli.repl.chat import Chat
@@ -46,8 +48,8 @@ class Command:
         Given the chat and the text after the name.
     words : dict of str to tuple of str
         What may come next, and after that, for completion.
-    takes_file : bool
-        Whether its argument is the path of a file.
+    takes_file, takes_model : bool
+        Whether its argument is the path of a file, or a model's name or path.
     """
 
     names: tuple[str, ...]
@@ -56,6 +58,7 @@ class Command:
     run: Callable[[Chat, str], None]
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     takes_file: bool = False
+    takes_model: bool = False
 
     @property
     def usage(self) -> str:
@@ -151,6 +154,11 @@ def _load(chat: Chat, name: str) -> None:
     chat.load(name)
 
 
+def _list(chat: Chat, _: str) -> None:
+    models = cached_models()
+    chat.screen.say(models_table(models) if models else "There are no models in the cache.")
+
+
 def _save(chat: Chat, name: str) -> None:
     path = Path(name).expanduser()
     n_bytes = save_session(path, chat.conversation, chat.llm, chat.name)
@@ -228,7 +236,8 @@ _HELP_WORDS = dict.fromkeys(("set", "show", "shortcuts"), ())
 COMMANDS = (
     Command(("/set",), "...", "Set session variables", setting.set_variable, _SET_WORDS),
     Command(("/show",), "...", "Show model information", showing.show, _SHOW_WORDS),
-    Command(("/load",), "<model>", "Load another model and begin anew", _load, takes_file=True),
+    Command(("/load",), "<model>", "Load another model and begin anew", _load, takes_model=True),
+    Command(("/list",), "", "List the models in the cache", _list),
     Command(("/save",), "<file>", "Save the session and its KV cache", _save, takes_file=True),
     Command(("/restore",), "<file>", "Go on with a saved session", _restore, takes_file=True),
     Command(("/clear",), "", "Clear session context, but not the system message", _clear),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 
+from qllama.cli.completion import model_names
 from qllama.cli.repl.commands import COMMANDS, find_command
 
 __all__ = ["CommandCompleter"]
@@ -43,7 +44,11 @@ class CommandCompleter(Completer):
         found = find_command(name)
         if found is None:
             return
-        if found.takes_file:
+        if found.takes_model:
+            for known in model_names():
+                if known.startswith(argument):
+                    yield Completion(known, -len(argument))
+        if found.takes_file or found.takes_model:
             yield from self._paths.get_completions(Document(argument), complete_event)
             return
         *before, word = argument.split(" ")

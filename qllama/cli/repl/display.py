@@ -89,8 +89,7 @@ class WrappedReply:
 
     def write(self, text: str) -> None:
         """Print the words of `text` that are whole."""
-        text = harmless(text)
-        click.echo(text if self._wrap is None else self._wrap.push(text), nl=False)
+        click.echo(harmless(text) if self._wrap is None else self._wrap.push(text), nl=False)
 
     def progress(self, done: int, total: int) -> None:
         """Show nothing: `done` of `total` tokens could not be wiped away again."""

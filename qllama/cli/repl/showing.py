@@ -42,14 +42,14 @@ def usage() -> str:
 
 
 def _info(chat: Chat) -> str:
-    config = chat.llm.config
-    rows = (
-        ("architecture", config.model_type),
-        ("context length", config.max_position_embeddings),
-        ("embedding length", config.hidden_size),
-    )
-    lines = [f"    {label:<19} {value}" for label, value in rows]
-    return "\n".join(["  Model", *lines])
+    from rich.console import Console
+
+    from qllama.cli.inspection.short_card import short_card
+    from qllama.cli.inspection.tables import as_table
+    from qllama.format.reader import QlmFile
+
+    with QlmFile.open(chat.llm.model_path) as file:
+        return as_table(short_card(file), Console(color_system=None))
 
 
 def _parameters(chat: Chat) -> str:

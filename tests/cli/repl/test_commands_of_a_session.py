@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from fake_llama import FakeLlama
 
 from qllama.cli.repl.chat import OpenedModel
 from qllama.cli.repl.commands import COMMANDS
 from qllama.errors import ModelNotFoundError
+from qllama.hub.cache import models_dir
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 
@@ -33,6 +36,7 @@ Available Commands:
   /set ...         Set session variables
   /show ...        Show model information
   /load <model>    Load another model and begin anew
+  /list            List the models in the cache
   /save <file>     Save the session and its KV cache
   /restore <file>  Go on with a saved session
   /clear           Clear session context, but not the system message
@@ -292,6 +296,25 @@ def test_show_context_counts_the_last_answers_tokens(play):
     )
     shown = said(play, "one", "/show context")
     assert "    used                80 tokens (80%)\n    turns               1\n" in shown
+
+
+def test_show_info_is_the_card_of_the_models_file(play, run, tiny_qlm):
+    llm = FakeLlama([])
+    llm.model_path = str(tiny_qlm)
+    shown = said(play, "/show info", llm=llm)
+    # The path may be folded here, since the terminal's width counts.
+    card = run("show", str(tiny_qlm)).stdout.partition("File")[0]
+    assert "  quantization      q4 (" in card
+    assert shown.startswith(card)
+
+
+def test_list_shows_the_models_of_the_cache(play, isolated_home, tiny_qlm):
+    assert said(play, "/list") == "There are no models in the cache.\n"
+    models_dir().mkdir()
+    shutil.copy(tiny_qlm, models_dir() / "mine.qlm")
+    heading, row = said(play, "/list").splitlines()
+    assert heading.split() == ["NAME", "TYPE", "SIZE", "MODIFIED", "FROM"]
+    assert row.split()[:2] == ["mine", "q4"]
 
 
 def test_load_begins_anew_with_the_other_model(play):

@@ -7,6 +7,7 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
 from qllama.cli.repl.completion import CommandCompleter
+from qllama.hub.cache import models_dir
 
 
 def offered(text):
@@ -33,6 +34,14 @@ def offered(text):
 )
 def test_completion_offers_what_may_stand_there(text, completed):
     assert offered(text) == completed
+
+
+def test_completion_of_load_offers_models_and_files(tmp_path, isolated_home, monkeypatch):
+    models_dir().mkdir()
+    (models_dir() / "smol-q8.qlm").touch()
+    (tmp_path / "smol.gguf").touch()
+    monkeypatch.chdir(tmp_path)
+    assert offered("/load smol") == ["/load smollm2-135m", "/load smol-q8", "/load smol.gguf"]
 
 
 def test_completion_offers_paths_where_a_file_is_wanted(tmp_path, monkeypatch):
