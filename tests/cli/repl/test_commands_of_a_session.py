@@ -301,11 +301,10 @@ def test_show_context_counts_the_last_answers_tokens(play):
 def test_show_info_is_the_card_of_the_models_file(play, run, tiny_qlm):
     llm = FakeLlama([])
     llm.model_path = str(tiny_qlm)
-    shown = said(play, "/show info", llm=llm)
-    # The path may be folded here, since the terminal's width counts.
+    # The path may be folded there, since the terminal's width counts.
     card = run("show", str(tiny_qlm)).stdout.partition("File")[0]
     assert "  quantization      q4 (" in card
-    assert shown.startswith(card)
+    assert said(play, "/show info", llm=llm).startswith(card)
 
 
 def test_list_shows_the_models_of_the_cache(play, isolated_home, tiny_qlm):
