@@ -15,8 +15,9 @@ from qllama.cli.completion import complete_model
 from qllama.cli.group import EXIT_INTERRUPTED
 from qllama.cli.loading import compilation_progress, model_path
 from qllama.cli.numbers import Numbers
-from qllama.cli.options import cache_type_options, debug_option, mmap_option
+from qllama.cli.options import debug_option
 from qllama.cli.progress import ProgressReport, notice
+from qllama.cli.runtime import cache_type_options, mmap_option
 
 if TYPE_CHECKING:
     from qllama.bench.results import BenchModel, Results

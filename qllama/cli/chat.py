@@ -14,19 +14,18 @@ from qllama.cli.interrupts import leaving_in_order
 from qllama.cli.json_answer import print_json
 from qllama.cli.loading import choose_template, load_model
 from qllama.cli.options import (
-    RuntimeOptions,
     chat_template_option,
     debug_option,
     file_option,
     generation_options,
     json_option,
     model_argument,
-    runtime_options,
     verbose_option,
 )
 from qllama.cli.repl.chat import Chat, OpenedModel
 from qllama.cli.repl.conversation import Conversation
 from qllama.cli.repl.overflow import DEFAULT_POLICY, POLICIES
+from qllama.cli.runtime import RuntimeOptions, runtime_options
 from qllama.cli.sections import SectionedCommand
 from qllama.cli.text_input import read_prompt
 from qllama.hub import registry

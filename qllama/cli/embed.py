@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from qllama.cli.loading import load_model
-from qllama.cli.options import RuntimeOptions, debug_option, runtime_options
+from qllama.cli.options import debug_option
+from qllama.cli.runtime import RuntimeOptions, runtime_options
 from qllama.cli.text_input import read_file, read_stdin
 
 if TYPE_CHECKING:

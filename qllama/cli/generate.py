@@ -11,15 +11,14 @@ from qllama.cli.answering import print_answer
 from qllama.cli.json_answer import print_json
 from qllama.cli.loading import load_model
 from qllama.cli.options import (
-    RuntimeOptions,
     debug_option,
     file_option,
     generation_options,
     json_option,
     model_argument,
-    runtime_options,
     verbose_option,
 )
+from qllama.cli.runtime import RuntimeOptions, runtime_options
 from qllama.cli.sections import SectionedCommand
 from qllama.cli.text_input import read_prompt
 

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qllama.cli.options import DEFAULT_WEIGHT_TYPE, RuntimeOptions
+from qllama.cli.options import DEFAULT_WEIGHT_TYPE
 from qllama.cli.progress import ProgressReport, notice
+from qllama.cli.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
     from qllama.api import Llama
@@ -59,6 +60,7 @@ def load_model(model: str | None, runtime: RuntimeOptions) -> Llama:
         How to run it.
     """
     path = model_path(model)
+    adapters = _adapters(runtime.lora)
     with _objects_that_stay(), ProgressReport() as reading, ProgressReport() as compiling:
         from qllama.api import Llama
 
@@ -76,9 +78,19 @@ def load_model(model: str | None, runtime: RuntimeOptions) -> Llama:
             n_batch=runtime.n_batch,
             kv_type=runtime.kv_type,
             use_mmap=runtime.use_mmap,
+            lora=adapters,
             on_load=partial(reading.report, "reading the model"),
             on_compile=on_compile,
         )
+
+
+def _adapters(arguments: tuple[str, ...]) -> list[tuple[Path, float]]:
+    """Read each DIR or DIR=SCALE; imports the converter where there are any."""
+    if not arguments:
+        return []
+    from converter.adapter import adapter_argument
+
+    return [adapter_argument(text) for text in arguments]
 
 
 def choose_template(llm: Llama, file: Path | None) -> None:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from qllama.cli.completion import complete_model
-from qllama.config import DEFAULT_N_BATCH
 
 if TYPE_CHECKING:
     from qllama.generation.generator import GenerationOptions
@@ -26,16 +25,12 @@ __all__ = [
     "SOURCE_FORMATS",
     "WEIGHT_TYPES",
     "Diagnostics",
-    "RuntimeOptions",
-    "cache_type_options",
     "chat_template_option",
     "debug_option",
     "file_option",
     "generation_options",
     "json_option",
-    "mmap_option",
     "model_argument",
-    "runtime_options",
     "source_options",
     "verbose_option",
     "weight_type",
@@ -47,7 +42,6 @@ WEIGHT_TYPES = ("q4", "q4-small", "q8", "q6", "q4_0", "q8_0", "f16", "bf16", "f3
 DEFAULT_WEIGHT_TYPE = "q4"
 SOURCE_FORMATS = ("gguf", "huggingface", "pytorch", "meta", "mindspore")
 weight_type = click.Choice(WEIGHT_TYPES, case_sensitive=False)
-_cache_type = click.Choice(("f16", "q8_0"), case_sensitive=False)
 
 
 @dataclass(slots=True)
@@ -55,31 +49,6 @@ class Diagnostics:
     """What the error edge must know after a command has failed."""
 
     debug: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeOptions:
-    """How a model is loaded and run.
-
-    Parameters
-    ----------
-    n_ctx : int
-        Context window in tokens; 0 is the model's own.
-    n_threads : int or None
-        None is one thread a physical core that this process may use.
-    n_batch : int
-        Prompt tokens evaluated together.
-    kv_type : str
-        What keys and values are held in: `f16` or `q8`.
-    use_mmap : bool
-        Map the model's file instead of reading it.
-    """
-
-    n_ctx: int
-    n_threads: int | None
-    n_batch: int
-    kv_type: str = "f16"
-    use_mmap: bool = True
 
 
 def _parse_logit_bias(
@@ -204,96 +173,6 @@ def source_options(command: _Command) -> _Command:
     ):
         command = option(command)
     return command
-
-
-def cache_type_options(command: _Command) -> _Command:
-    """Give `command` -ctk and -ctv; it receives `kv_type`, `f16` or `q8`."""
-
-    @click.option(
-        "-ctk",
-        "--cache-type-k",
-        type=_cache_type,
-        help="Type of the key/value cache: q8_0 takes half the memory.  [default: f16]",
-    )
-    @click.option(
-        "-ctv",
-        "--cache-type-v",
-        type=_cache_type,
-        help="The same: one type serves both.  [default: that of -ctk]",
-    )
-    @functools.wraps(command)
-    def wrapper(
-        *args: Any, cache_type_k: str | None, cache_type_v: str | None, **kwargs: Any
-    ) -> Any:
-        if cache_type_k and cache_type_v and cache_type_k != cache_type_v:
-            raise click.UsageError(
-                f"-ctk is {cache_type_k} and -ctv is {cache_type_v}: expected one type for "
-                "both; give one of them."
-            )
-        kv_type = "q8" if (cache_type_k or cache_type_v) == "q8_0" else "f16"
-        return command(*args, kv_type=kv_type, **kwargs)
-
-    return wrapper  # type: ignore[return-value]
-
-
-mmap_option = click.option(
-    "--mmap/--no-mmap",
-    "use_mmap",
-    default=True,
-    help="Map the model's file, or read it into memory of the process' own.  [default: --mmap]",
-)
-
-
-def runtime_options(command: _Command) -> _Command:
-    """Give `command` -c, -t, -b, -ctk, -ctv, --no-mmap; it receives a RuntimeOptions, `runtime`."""
-
-    @click.option(
-        "-c",
-        "--ctx-size",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        metavar="N",
-        help="Context window in tokens; 0 is the model's own.",
-    )
-    @click.option(
-        "-t",
-        "--threads",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Compute threads.  [default: the physical cores this process may use]",
-    )
-    @click.option(
-        "-b",
-        "--batch-size",
-        type=click.IntRange(min=1),
-        default=DEFAULT_N_BATCH,
-        show_default=True,
-        metavar="N",
-        help="Prompt tokens evaluated together.",
-    )
-    @cache_type_options
-    @mmap_option
-    @functools.wraps(command)
-    def wrapper(
-        *args: Any,
-        ctx_size: int,
-        threads: int | None,
-        batch_size: int,
-        kv_type: str,
-        use_mmap: bool,
-        **kwargs: Any,
-    ) -> Any:
-        runtime = RuntimeOptions(
-            n_ctx=ctx_size,
-            n_threads=threads,
-            n_batch=batch_size,
-            kv_type=kv_type,
-            use_mmap=use_mmap,
-        )
-        return command(*args, runtime=runtime, **kwargs)
-
-    return wrapper  # type: ignore[return-value]
 
 
 def _number(flag: str, default: float, text: str, **limits: Any) -> Callable[[_Command], _Command]:

@@ -10,9 +10,10 @@ import click
 
 from qllama.cli.group import EXIT_INTERRUPTED
 from qllama.cli.loading import compilation_progress, model_path
-from qllama.cli.options import cache_type_options, debug_option, model_argument
+from qllama.cli.options import debug_option, model_argument
 from qllama.cli.perplexity_progress import PerplexityProgress
 from qllama.cli.progress import ProgressReport, notice
+from qllama.cli.runtime import cache_type_options
 from qllama.cli.text_input import read_file
 
 if TYPE_CHECKING:

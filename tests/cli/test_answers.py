@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qllama.cli.answering import PrintedAnswer
-from qllama.cli.options import RuntimeOptions
+from qllama.cli.runtime import RuntimeOptions
 from qllama.errors import QllamaError
 from qllama.generation.results import Piece
 from qllama.tokenizer.chat import PLAIN

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qllama.cli.loading import load_model, model_path
-from qllama.cli.options import RuntimeOptions
+from qllama.cli.runtime import RuntimeOptions
 
 
 @pytest.fixture
@@ -42,9 +42,11 @@ def test_load_model_passes_the_runtime_options_on(resolved, monkeypatch):
         return "a model"
 
     monkeypatch.setattr("qllama.api.Llama", llama)
-    assert load_model(None, RuntimeOptions(9, 2, 3, "q8", False)) == "a model"
+    adapters = ("some/dir", "other=0.5")
+    assert load_model(None, RuntimeOptions(9, 2, 3, "q8", False, adapters)) == "a model"
     assert resolved == [(None, "q4")]
     options = {"n_ctx": 9, "n_threads": 2, "n_batch": 3, "kv_type": "q8", "use_mmap": False}
+    options["lora"] = [(Path("some/dir"), 1.0), (Path("other"), 0.5)]
     assert loaded == [(Path("found.qlm"), options)]
     assert gc.isenabled()
 
