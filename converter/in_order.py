@@ -28,8 +28,8 @@ def in_order(
     pending: deque[Future[_Result]] = deque()
     with ThreadPoolExecutor(n_threads) as pool:
         for job in jobs:
-            # One more than threads, so that none waits for the caller.
-            if len(pending) > n_threads:
+            # So many that no thread waits for the caller, nor for one that is held up.
+            if len(pending) > 2 * n_threads:
                 yield pending.popleft().result()
             pending.append(pool.submit(job))
         while pending:

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -24,9 +25,14 @@ if sys.platform != "win32":
 
 __all__ = ["PartialFile", "check_target"]
 
+# What the disk may be behind: a fraction of a second of its time, and many files' all.
+_SYNC_BYTES = 1 << 26
+
 
 class PartialFile:
     """A new file beside `target` that `commit` renames to it.
+
+    The disk takes what was written while more is made, so that `commit` need not wait for all.
 
     Parameters
     ----------
@@ -52,6 +58,9 @@ class PartialFile:
     def __init__(self, target: Path, n_bytes: int, *, clean: bool = True) -> None:
         self._target = target
         self._n_bytes = n_bytes
+        self._n_unsynced = 0
+        self._pool = ThreadPoolExecutor(1)
+        self._syncing: Future[None] | None = None
         with self._explained():
             if target.exists() and not target.is_file():
                 raise ConversionError(
@@ -71,6 +80,9 @@ class PartialFile:
             if at is not None:
                 self._file.seek(at)
             self._file.write(data)
+            self._n_unsynced += len(data)
+            if self._n_unsynced >= _SYNC_BYTES:
+                self._sync_beside()
 
     def flush(self) -> None:
         """Let who opens `path` see all that was written."""
@@ -81,6 +93,9 @@ class PartialFile:
         """Make the file durable and give it the target's name."""
         with self._explained():
             self._file.flush()
+            if self._syncing is not None:
+                # An error of the disk is told to only one of those who ask.
+                self._syncing.result()
             os.fsync(self._file.fileno())
             if sys.platform == "win32":  # An open file cannot be renamed there.
                 self._file.close()
@@ -92,11 +107,21 @@ class PartialFile:
 
     def discard(self) -> None:
         """Remove the file; nothing happens when it is committed or gone."""
+        self._pool.shutdown()
         # Buffered data cannot be flushed when the disk is full.
         with suppress(OSError):
             self._file.close()
         with suppress(OSError):
             self.path.unlink()
+
+    def _sync_beside(self) -> None:
+        """Have a thread wait for the disk, unless one is still waiting."""
+        if self._syncing is not None:
+            if not self._syncing.done():
+                return
+            self._syncing.result()
+        self._syncing = self._pool.submit(os.fsync, self._file.fileno())
+        self._n_unsynced = 0
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,52 @@ def test_writer_file_size_limit_leaves_no_file(tmp_path):
     with start(tmp_path / "m.qlm", LIMITED) as process:
         error = process.stderr.read()
     assert "m.qlm: cannot be written: File too large: it needs" in error
+    assert names(tmp_path) == []
+
+
+@posix
+def test_writer_has_the_disk_take_what_is_written_while_it_writes_more(tmp_path, monkeypatch):
+    started, go_on, threads = threading.Event(), threading.Event(), []
+
+    def sync(_):
+        threads.append(threading.current_thread())
+        started.set()
+        if threads[0] is threading.current_thread():
+            assert go_on.wait(30)
+
+    monkeypatch.setattr(partial, "_SYNC_BYTES", 1)
+    monkeypatch.setattr(partial.os, "fsync", sync)
+    with writer(tmp_path / "m.qlm") as file:
+        for spec in SPECS:
+            file.write(spec.name, contents(spec))
+        assert started.wait(30)
+        # The one that waits is enough.
+        assert len(threads) == 1
+        go_on.set()
+    assert threading.current_thread() not in threads[:1]
+    assert threads[-2:] == [threading.current_thread()] * 2
+    assert not threads[0].is_alive()
+
+
+@posix
+@pytest.mark.parametrize("n_writes", [1, 9])
+def test_partial_file_error_of_a_sync_beside_is_the_writer_s(tmp_path, monkeypatch, n_writes):
+    def fail(_):
+        if threading.current_thread() is not threading.main_thread():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(partial, "_SYNC_BYTES", 1)
+    monkeypatch.setattr(partial.os, "fsync", fail)
+    file = partial.PartialFile(tmp_path / "m.qlm", n_writes)
+
+    def write():
+        for _ in range(n_writes):
+            file.write(b"x")
+        file.commit()
+
+    with pytest.raises(ConversionError, match=rf"m\.qlm: .*{os.strerror(errno.EIO)}"):
+        write()
+    file.discard()
     assert names(tmp_path) == []
 
 
