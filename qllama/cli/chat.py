@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from qllama.cli.answering import print_answer
 from qllama.cli.interrupts import leaving_in_order
 from qllama.cli.json_answer import print_json
+from qllama.cli.keyboard import keys_not_echoed
 from qllama.cli.loading import choose_template, load_model
 from qllama.cli.options import (
     chat_template_option,
@@ -107,8 +108,8 @@ def command(
         own_system = defaults.system if system is None else system
         return OpenedModel(name, llm, own_system, _filled_in(options, defaults))
 
-    opened = open_model(model, runtime.n_ctx)
     if text is not None:
+        opened = open_model(model, runtime.n_ctx)
         messages = Conversation(opened.system).messages(text.strip())
         stream = opened.llm.chat(messages, stream=True, **opened.options)
         (print_json if as_json else print_answer)(stream, opened.options, verbose=verbose)
@@ -117,9 +118,12 @@ def command(
     from qllama.cli.repl.line_editor import line_reader
     from qllama.cli.repl.loop import talk
 
-    screen = choose_screen(plain=plain)
-    chat = Chat(opened, open_model, screen, on_overflow=on_overflow, verbose=verbose)
     with leaving_in_order():
+        # What is typed meanwhile stands at the prompt, and not among the progress.
+        with keys_not_echoed():
+            opened = open_model(model, runtime.n_ctx)
+        screen = choose_screen(plain=plain)
+        chat = Chat(opened, open_model, screen, on_overflow=on_overflow, verbose=verbose)
         talk(chat, line_reader(chat))
 
 

@@ -14,8 +14,8 @@ __all__ = ["keys_not_echoed"]
 
 @contextmanager
 def keys_not_echoed() -> Iterator[None]:
-    """Keep what is typed during an answer out of it; Ctrl-C counts as ever."""
-    if sys.platform == "win32" or not sys.stdin.isatty():
+    """Keep what is typed now off the screen; Ctrl-C counts as ever."""
+    if sys.platform == "win32" or sys.stdin is None or not sys.stdin.isatty():
         yield
         return
     descriptor = sys.stdin.fileno()

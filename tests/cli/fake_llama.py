@@ -134,6 +134,11 @@ def main() -> None:
     from qllama.cli import cli
 
     class Parrot(FakeLlama):
+        def load(self, model: Any, runtime: Any) -> FakeLlama:
+            if model == "slow":
+                time.sleep(2)
+            return super().load(model, runtime)
+
         def chat(self, messages: Any, **options: Any) -> FakeStream:
             said = messages[-1]["content"]
             if said == "count":

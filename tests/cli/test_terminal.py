@@ -122,6 +122,23 @@ def test_terminal_pasted_lines_are_one_message_that_enter_sends(chat):
     leave(chat, CTRL_D)
 
 
+def test_terminal_what_is_typed_while_a_model_loads_stands_at_the_prompt_only(chat):
+    chat.send("/load slow\r")
+    chat.expect_exact("Loading model 'slow'")
+    chat.send("typed ahead\r")
+    chat.expect_exact(PROMPT)
+    assert "typed" not in chat.before
+    chat.expect_exact("You said: typed ahead [user]")
+    leave(chat, CTRL_D)
+
+
+def test_terminal_pasted_tab_is_drawn_as_spaces(chat):
+    chat.send("\x1b[200~if x:\r\ty()\x1b[201~\r")
+    chat.expect_exact("You said: if x:")
+    assert "^I" not in chat.before
+    leave(chat, CTRL_D)
+
+
 def test_terminal_line_feed_sends_too(chat):
     # What was typed while nobody read it ends so.
     chat.send("hello\n")

@@ -107,15 +107,21 @@ class Chat:
         self.timings: Timings | None = None
         self.resume(Conversation(opened.system))
 
-    @property
-    def status(self) -> str:
-        """How full the context window is and how fast the last answer came, in one line."""
+    def status(self, width: int) -> str:
+        """Return how full the context window is and how fast the last answer came.
+
+        Parameters
+        ----------
+        width : int
+            Characters of the line; where it is too short, the model's name is left out.
+        """
         n_ctx = self.llm.n_ctx
         name = self.name.rpartition("/")[2]
         parts = [name, f"context {self.n_used}/{n_ctx} ({self.n_used / n_ctx:.0%})"]
         if self.timings is not None:
             parts.append(f"{self.timings.completion_rate:.1f} tokens/s")
-        return " · ".join(parts)
+        line = " · ".join(parts)
+        return line if len(line) <= width else " · ".join(parts[1:])
 
     def resume(self, conversation: Conversation) -> None:
         """Go on with another `conversation`."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qllama.cli.keyboard import keys_not_echoed
 from qllama.cli.list import models_table
 from qllama.cli.repl import setting, showing
 from qllama.cli.repl.parameters import PARAMETERS
@@ -151,7 +152,8 @@ def _help(chat: Chat, topic: str) -> None:
 
 def _load(chat: Chat, name: str) -> None:
     chat.screen.say(f"Loading model '{name}'")
-    chat.load(name)
+    with keys_not_echoed():
+        chat.load(name)
 
 
 def _list(chat: Chat, _: str) -> None:
@@ -161,7 +163,7 @@ def _list(chat: Chat, _: str) -> None:
 
 def _save(chat: Chat, name: str) -> None:
     path = Path(name).expanduser()
-    n_bytes = save_session(path, chat.conversation, chat.llm, chat.name)
+    n_bytes = save_session(path, chat.conversation, chat.options, chat.llm, chat.name)
     chat.screen.say(
         f"Saved the session to '{name}' ({counted(len(chat.conversation.turns), 'turn')}, "
         f"{n_bytes / 1e6:.1f} MB)"
@@ -169,7 +171,9 @@ def _save(chat: Chat, name: str) -> None:
 
 
 def _restore(chat: Chat, name: str) -> None:
-    chat.resume(restore_session(Path(name).expanduser(), chat.llm))
+    conversation, options = restore_session(Path(name).expanduser(), chat.llm)
+    chat.resume(conversation)
+    chat.options = {**chat.options, **options}
     chat.screen.say(
         f"Restored the session from '{name}' ({counted(len(chat.conversation.turns), 'turn')}, "
         f"{counted(chat.n_used, 'token')})"

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import platformdirs
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import HTML
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.layout.processors import TabsProcessor
 from prompt_toolkit.output import create_output
 from prompt_toolkit.styles import Style
 
@@ -50,7 +52,9 @@ def line_reader(chat: Chat) -> Callable[[str], str]:
         # A line that is too long for the screen goes on without a mark: it is one line.
         prompt_continuation=lambda width, line, is_wrapped: "" if is_wrapped else "... ",
         placeholder=HTML("<ansibrightblack>Send a message (/? for help)</ansibrightblack>"),
-        bottom_toolbar=lambda: chat.status or None,
+        bottom_toolbar=lambda: chat.status(get_app().output.get_size().columns),
+        # A pasted tab is drawn as one.
+        input_processors=[TabsProcessor(char1=" ", char2=" ")],
         style=_STYLE,
         reserve_space_for_menu=4,
     )

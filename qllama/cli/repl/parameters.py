@@ -6,14 +6,22 @@ Owns names, types and what they are called elsewhere. Ranges are `SamplingParams
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from qllama.generation.generator import GenerationOptions
 
-__all__ = ["NUM_CTX", "PARAMETERS", "Parameter", "changed", "find_parameter"]
+__all__ = [
+    "NUM_CTX",
+    "PARAMETERS",
+    "Parameter",
+    "changed",
+    "find_parameter",
+    "options_of",
+    "values_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +61,30 @@ class Parameter:
         """
         if self.kind is tuple:
             return tuple(words)
-        expected = "an integer" if self.kind is int else "a number"
         try:
             (word,) = words
             return self.kind(word)
         except ValueError:
-            found = " ".join(words)
-            raise ValueError(f"{self.name}: expected {expected}, found {found!r}") from None
+            raise self._wrong(" ".join(words)) from None
+
+    def restored(self, value: Any) -> Any:
+        """Return what JSON kept as `value`.
+
+        Raises
+        ------
+        ValueError
+            When it can be none; says what was expected.
+        """
+        if self.kind is tuple:
+            if isinstance(value, list) and all(isinstance(text, str) for text in value):
+                return tuple(value)
+        elif type(value) is int or type(value) is self.kind:  # True would be an int, too
+            return self.kind(value)
+        raise self._wrong(value)
+
+    def _wrong(self, value: object) -> ValueError:
+        expected = {int: "an integer", float: "a number", tuple: "a list of texts"}
+        return ValueError(f"{self.name}: expected {expected[self.kind]}, found {value!r}")
 
 
 NUM_CTX = "num_ctx"
@@ -105,12 +130,34 @@ def changed(
     ValueError
         When the value is none, or out of range; names the parameter.
     """
+    return _checked({**options, parameter.option: parameter.parse(words)})
+
+
+def values_of(options: GenerationOptions) -> dict[str, Any]:
+    """Return the values of `options` by the names of parameters, for JSON to keep."""
+    values = cast("dict[str, Any]", options)
+    return {p.name: values[p.option] for p in PARAMETERS if p.option in values}
+
+
+def options_of(values: Mapping[str, Any]) -> GenerationOptions:
+    """Return what `values_of` was made of.
+
+    Raises
+    ------
+    ValueError
+        When a name or a value is none, or out of range; names the parameter.
+    """
+    if NUM_CTX in values:
+        raise ValueError(f"{NUM_CTX}: expected options of an answer only")
+    found = {name: find_parameter(name) for name in values}
+    return _checked({p.option: p.restored(values[name]) for name, p in found.items()})
+
+
+def _checked(options: dict[str, Any]) -> GenerationOptions:
     from qllama.generation.draft import Limits
     from qllama.generation.options import SamplingOptions, SamplingParams
 
-    result = {**options, parameter.option: parameter.parse(words)}
     # Made to be checked only: the sampler's and the loop's own checks.
-    sampling = {k: v for k, v in result.items() if k in SamplingOptions.__annotations__}
-    SamplingParams(**sampling)
-    Limits(cast("int | None", result.get("max_tokens")))
-    return cast("GenerationOptions", result)
+    SamplingParams(**{k: v for k, v in options.items() if k in SamplingOptions.__annotations__})
+    Limits(cast("int | None", options.get("max_tokens")))
+    return cast("GenerationOptions", options)

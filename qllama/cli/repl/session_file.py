@@ -4,10 +4,11 @@ Owns the container, which is the transcript as JSON and then a state file
 (`docs/state.md`). Whatever a file says is checked before any of it is used.
 
     8 bytes   magic
-    u32       version, 1
+    u32       version, 2
     u32       bytes of JSON
     u32       CRC-32 of the JSON
-    JSON      {"model", "system", "turns": [[question, answer], ...]}, UTF-8
+    JSON      {"model", "system", "turns": [[question, answer], ...],
+               "parameters": {name: value, ...}}, UTF-8
     state     to the end of the file
 
 Integers are little-endian.
@@ -24,23 +25,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from qllama.cli.repl.conversation import Conversation, Turn
+from qllama.cli.repl.parameters import options_of, values_of
 from qllama.errors import StateError
 from qllama.format import strict_json
 from qllama.format.partial import PartialFile
 
 if TYPE_CHECKING:
     from qllama.api import Llama
+    from qllama.generation.generator import GenerationOptions
 
 __all__ = ["restore_session", "save_session"]
 
 MAGIC = b"\x89QLC\r\n\x1a\n"
-VERSION = 1
+VERSION = 2
 _HEADER = struct.Struct("<8sIII")
 _MAX_JSON = 1 << 26
-_FIELDS = ("model", "system", "turns")
+_FIELDS = ("model", "parameters", "system", "turns")
 
 
-def save_session(path: Path, conversation: Conversation, llm: Llama, model: str) -> int:
+def save_session(
+    path: Path, conversation: Conversation, options: GenerationOptions, llm: Llama, model: str
+) -> int:
     """Write a session file; it is whole or not there.
 
     Parameters
@@ -48,6 +53,8 @@ def save_session(path: Path, conversation: Conversation, llm: Llama, model: str)
     path : Path
         An older session there is replaced.
     conversation : Conversation
+    options : GenerationOptions
+        Of its answers; kept as far as `/set parameter` knows them.
     llm : Llama
         The model that answered, after its last answer.
     model : str
@@ -67,7 +74,14 @@ def save_session(path: Path, conversation: Conversation, llm: Llama, model: str)
     """
     _keep_what_is_no_session(path)
     turns = [[turn.question, turn.answer] for turn in conversation.turns]
-    text = strict_json.dump({"model": model, "system": conversation.system, "turns": turns})
+    text = strict_json.dump(
+        {
+            "model": model,
+            "system": conversation.system,
+            "turns": turns,
+            "parameters": values_of(options),
+        }
+    )
     header = _HEADER.pack(MAGIC, VERSION, len(text), zlib.crc32(text))
     parts = (header, text, llm.save_state())
     n_bytes = sum(map(len, parts))
@@ -90,8 +104,8 @@ def _keep_what_is_no_session(path: Path) -> None:
         raise StateError(f"{path}: exists and is not a session; give another name")
 
 
-def restore_session(path: Path, llm: Llama) -> Conversation:
-    """Read a session file and have the model hold what it held.
+def restore_session(path: Path, llm: Llama) -> tuple[Conversation, GenerationOptions]:
+    """Read a session file and have the model hold what it held; return what it says.
 
     Parameters
     ----------
@@ -108,18 +122,18 @@ def restore_session(path: Path, llm: Llama) -> Conversation:
     """
     with path.open("rb") as file:
         try:
-            conversation, n_before = _read_transcript(file)
+            conversation, options, n_before = _read_transcript(file)
             # Mapped: a state of another model is refused by its header, however large. Not
             # closed here, since the traceback of a refusal still refers to what it read.
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             llm.load_state(memoryview(data)[n_before:])
         except StateError as error:
             raise StateError(f"{path}: {error}") from None
-    return conversation
+    return conversation, options
 
 
-def _read_transcript(file: BinaryIO) -> tuple[Conversation, int]:
-    """Return the conversation, and how many bytes stand before the state."""
+def _read_transcript(file: BinaryIO) -> tuple[Conversation, GenerationOptions, int]:
+    """Return the conversation, its options, and how many bytes stand before the state."""
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
         raise StateError("not a session: expected a regular file; give what /save made")
@@ -145,7 +159,8 @@ def _read_transcript(file: BinaryIO) -> tuple[Conversation, int]:
             "it is damaged; save the session anew"
         )
     try:
-        return _conversation(strict_json.load(text)), _HEADER.size + n_json
+        data = strict_json.load(text)
+        return _conversation(data), options_of(data["parameters"]), _HEADER.size + n_json
     except ValueError as error:
         raise StateError(f"transcript: {error}") from None
 
@@ -164,6 +179,8 @@ def _conversation(data: Any) -> Conversation:
         raise ValueError("model and system: expected texts")
     if not isinstance(data["turns"], list):
         raise ValueError("turns: expected a list")
+    if not isinstance(data["parameters"], dict):
+        raise ValueError("parameters: expected an object")
     turns = []
     for i, turn in enumerate(data["turns"]):
         is_pair = isinstance(turn, list) and len(turn) == 2

@@ -16,7 +16,7 @@ from qllama.errors import StateError
 TALK = Conversation("Be brief.", [Turn("one?", "a\n"), Turn('"""two', "é🙂")])
 
 
-def written(path, text, *, magic=MAGIC, version=1, n_json=None, checksum=None, state=b"state"):
+def written(path, text, *, magic=MAGIC, version=2, n_json=None, checksum=None, state=b"state"):
     n_json = len(text) if n_json is None else n_json
     checksum = zlib.crc32(text) if checksum is None else checksum
     path.write_bytes(magic + struct.pack("<III", version, n_json, checksum) + text + state)
@@ -24,19 +24,21 @@ def written(path, text, *, magic=MAGIC, version=1, n_json=None, checksum=None, s
 
 
 def transcript(**changes):
-    whole = {"model": "m", "system": None, "turns": [["one?", "a"]]}
+    whole = {"model": "m", "system": None, "turns": [["one?", "a"]], "parameters": {}}
     return json.dumps({**whole, **changes}).encode()
 
 
 @pytest.mark.parametrize("talk", [TALK, Conversation(None, []), Conversation("", [])])
 def test_session_restored_is_the_one_saved(tmp_path, talk):
     path = tmp_path / "talk.session"
-    save_session(path, Conversation(None, [Turn("an", "older one")]), FakeLlama([]), "fake")
-    n_bytes = save_session(path, talk, FakeLlama([]), "fake")
+    save_session(path, Conversation(None, [Turn("an", "older one")]), {}, FakeLlama([]), "fake")
+    options = {"temperature": 0.5, "max_tokens": -1, "stop": ("END",), "logit_bias": {1: 2.0}}
+    n_bytes = save_session(path, talk, options, FakeLlama([]), "fake")
     assert n_bytes == path.stat().st_size
     assert list(tmp_path.iterdir()) == [path]
     llm = FakeLlama([])
-    assert restore_session(path, llm) == talk
+    del options["logit_bias"]
+    assert restore_session(path, llm) == (talk, options)
     assert llm.state == b"the state"
 
 
@@ -49,6 +51,18 @@ def test_save_and_restore_in_a_session(play, tmp_path):
     shown = play(llm, f"/restore {path}", "two").shown
     assert f"Restored the session from '{path}' (1 turn, 16 tokens)\n" in shown
     assert [m["content"] for m in llm.calls[0][0]] == ["Be brief.", "one", "a", "two"]
+
+
+def test_restore_brings_the_parameters_back(play, tmp_path):
+    path = tmp_path / "talk.session"
+    lines = ("/set parameter top_k 5", "/set parameter stop . END", f"/save {path}")
+    play(FakeLlama([]), *lines, temperature=0.5)
+    llm = FakeLlama([["a"]])
+    play(llm, f"/restore {path}", "one", temperature=0.9, logit_bias={1: 2.0})
+    assert llm.calls[0][1] == {
+        **{"max_tokens": -1, "seed": 1, "temperature": 0.5, "top_k": 5, "stop": (".", "END")},
+        "logit_bias": {1: 2.0},
+    }
 
 
 def test_restore_of_another_models_session_changes_nothing(play, tmp_path):
@@ -89,7 +103,7 @@ MALFORMED = {
     "empty": (b"", "not a session"),
     "other magic": ((transcript(), {"magic": b"\x89QLS\r\n\x1a\n"}), "not a session"),
     "header cut": (MAGIC + b"\1\0\0", "not a session"),
-    "version": ((transcript(), {"version": 2}), "version: expected 1, found 2"),
+    "version": ((transcript(), {"version": 1}), "version: expected 2, found 1"),
     "more json than file": ((transcript(), {"n_json": 1 << 25}), "transcript: expected at most"),
     "json past any limit": ((transcript(), {"n_json": 2**32 - 1}), "transcript: expected at most"),
     "checksum": ((transcript(), {"checksum": 1}), "transcript: expected checksum 00000001"),
@@ -98,7 +112,7 @@ MALFORMED = {
     "deep": ((b"[" * 5000 + b"]" * 5000, {}), "transcript: nested"),
     "surrogate": ((transcript(system="\ud800"), {}), "transcript: "),
     "repeated key": ((b'{"model":"m","model":"m","system":null,"turns":[]}', {}), "is repeated"),
-    "no object": ((b"[]", {}), "transcript: expected an object of model, system, turns"),
+    "no object": ((b"[]", {}), "transcript: expected an object of model, parameters, "),
     "unknown field": ((transcript(more=1), {}), "transcript: expected an object of"),
     "model": ((transcript(model=1), {}), "model and system: expected texts"),
     "system": ((transcript(system=[]), {}), "model and system: expected texts"),
@@ -108,6 +122,14 @@ MALFORMED = {
         r"turns\[1\]: expected a question",
     ),
     "turn of numbers": ((transcript(turns=[[1, 2]]), {}), r"turns\[0\]: expected a question"),
+    "parameters": ((transcript(parameters=[]), {}), "parameters: expected an object"),
+    "unknown parameter": ((transcript(parameters={"x": 1}), {}), "unknown parameter 'x'"),
+    "window": ((transcript(parameters={"num_ctx": 5}), {}), "num_ctx: expected options"),
+    "parameter's range": ((transcript(parameters={"top_p": 2}), {}), "top_p: expected a finite"),
+    "text for a number": ((transcript(parameters={"top_k": "2"}), {}), "top_k: expected an int"),
+    "truth for a number": ((transcript(parameters={"top_p": True}), {}), "top_p: expected a n"),
+    "real for an integer": ((transcript(parameters={"seed": 1.5}), {}), "seed: expected an int"),
+    "text for texts": ((transcript(parameters={"stop": "END"}), {}), "stop: expected a list"),
     "empty question": ((transcript(turns=[["", "a"]]), {}), r"turns\[0\]: expected a question"),
 }
 

@@ -179,7 +179,8 @@ def test_talk_answer_without_a_token_brings_no_statistics(play):
     nothing = Piece("", (), "cancelled", replace(TIMINGS, completion_tokens=0))
     played = play(FakeLlama([["a"], [nothing]]), "one", "two", verbose=True)
     assert played.shown == f">>> one\na\n\n{STATISTICS}>>> two\n\n\n>>> "
-    assert played.chat.status.endswith("25.0 tokens/s")
+    assert played.chat.status(80) == "fake · context 6/100 (6%) · 25.0 tokens/s"
+    assert played.chat.status(40) == "context 6/100 (6%) · 25.0 tokens/s"
 
 
 def test_talk_question_that_got_no_answer_takes_no_context(play):
