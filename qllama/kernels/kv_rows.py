@@ -17,7 +17,7 @@ from qllama.kernels.kv_layout import CHUNK, Q8, chunk_bytes, value_panel_bytes
 from qllama.kernels.panel import PANEL
 from qllama.quant.types import BLOCK, QUANT_TYPES, TILE_ROWS
 
-__all__ = ["row_widths", "to_chunks", "to_rows"]
+__all__ = ["row_widths", "to_chunks", "to_floats", "to_rows"]
 
 _Bytes = npt.NDArray[np.uint8]
 
@@ -89,6 +89,31 @@ def to_chunks(rows: _Bytes, kv_type: int, head_size: int) -> _Bytes:
         part[:, :, :n_positions] = rows[kind, ..., columns]
         field[...] = part.view(field.dtype).reshape(field.shape)
     return chunks
+
+
+def to_floats(rows: _Bytes, kv_type: int, head_size: int) -> npt.NDArray[np.float32]:
+    """Return the numbers that rows stand for.
+
+    Parameters
+    ----------
+    rows : uint8, (2, n_layers, n_kv_heads, n_positions, row_bytes)
+        As `to_rows` returns them.
+    kv_type, head_size : int
+        As in `row_widths`.
+
+    Returns
+    -------
+    float32, (2, n_layers, n_kv_heads, n_positions, head_size)
+        Keys, then values.
+    """
+    n_codes, _ = row_widths(kv_type, head_size)
+    halves = np.ascontiguousarray(rows[..., n_codes:]).view("<f2").astype(np.float32)
+    if kv_type != Q8:
+        return halves
+    codes = rows[..., :n_codes]
+    keys, values = codes[:1].astype(np.int16) - 128, codes[1:].view(np.int8).astype(np.int16)
+    scaled: npt.NDArray[np.float32] = np.concatenate([keys, values]) * np.repeat(halves, BLOCK, -1)
+    return scaled
 
 
 def _fields(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from qllama.errors import OutOfMemoryError
 from qllama.memory import zeroed_pages
 
@@ -48,3 +51,19 @@ class Arena:
             ) from None
         base = self._memory.ctypes.data
         return {name: base + offset for name, offset in self._offsets.items()}
+
+    def floats(self, name: str, n_rows: int, n_columns: int) -> npt.NDArray[np.float32]:
+        """Return a view of the start of a piece.
+
+        Parameters
+        ----------
+        name : str
+        n_rows, n_columns : int
+
+        Returns
+        -------
+        float32, (n_rows, n_columns)
+        """
+        start = self._offsets[name]
+        n_bytes = 4 * n_rows * n_columns
+        return self._memory[start : start + n_bytes].view(np.float32).reshape(n_rows, n_columns)

@@ -117,6 +117,7 @@ class Buffers:
     ----------
     model : MODEL records, (1,)
         Everything that stays the same from step to step.
+    n_batch : int
     inner_block_bytes : int
         Of one block of inner activations, `reserve_low_rank`'s, of all tokens.
     """
@@ -135,9 +136,15 @@ class Buffers:
         for name, n_bytes in memory.pieces.items():
             self._arena.reserve(name, n_bytes)
         addresses = self._arena.allocate()
+        self.n_batch = n_batch
         self._arrivals = addresses["arrivals"], 8 * plan.max_arrivals
         self._floats = {} if "f32" in weights.packings else memory.floats
         self.inner_block_bytes = _FLOAT * BLOCK * n_batch
+        self._columns = {
+            "residual": memory.hidden,
+            "qkv": memory.qkv_columns,
+            "attended": memory.attention,
+        }
 
         self.model = np.zeros(1, MODEL)
         fields = {
@@ -201,13 +208,21 @@ class Buffers:
         self._low_rank = arena
         return addresses["inner"]
 
-    def residual(self, n_tokens: int) -> npt.NDArray[np.float32]:
-        """Copy what the last layer left of a step's first tokens, float32 (n_tokens, hidden)."""
-        model = self.model[0]
-        n_bytes = _FLOAT * n_tokens * int(model["hidden_padded"])
-        memory = memoryview((ctypes.c_char * n_bytes).from_address(int(model["residual"])))
-        rows: npt.NDArray[np.float32] = np.frombuffer(memory, np.float32).reshape(n_tokens, -1)
-        return np.array(rows[:, : model["hidden_size"]])
+    def floats(self, name: str, n_tokens: int) -> npt.NDArray[np.float32]:
+        """Return a view of a buffer's first rows.
+
+        Parameters
+        ----------
+        name : str
+            `residual`, `qkv` or `attended`.
+        n_tokens : int
+            At most `n_batch`.
+
+        Returns
+        -------
+        float32, (n_tokens, n_columns)
+        """
+        return self._arena.floats(name, n_tokens, self._columns[name])
 
     def clear_arrivals(self) -> None:
         """Forget which chunks of split attention are done: of a step that did not end."""

@@ -29,13 +29,14 @@ from qllama.model.projections import (
     multiply_head,
     normalize,
     normalize_outputs,
+    pack_rows,
     project_qkv,
 )
 from qllama.model.records import BATCH, DOWN, GATE, LAYER, LINEAR, MATRICES, MODEL, STEP, UP, O
-from qllama.model.self_attention import attend, pack_attended, rotate_and_append
+from qllama.model.self_attention import attend, rotate_and_append
 from qllama.quant.types import TILE_ROWS
 
-__all__ = ["decoder"]
+__all__ = ["decoder", "embed"]
 
 _FLOAT = 4
 
@@ -54,7 +55,7 @@ def _decoder_step(address, thread):
     layers = carray(v.pointer(step.layers), n_layers, LAYER)
     linears = carray(v.pointer(step.linears), (n_layers + 1, len(MATRICES)), LINEAR)
     if step.first_layer == 0:
-        _embed(model, batch, linears[n_layers, 0])
+        embed(model, batch, linears[n_layers, 0])
         barrier(model.team, model.n_threads)
     for i in range(step.first_layer, step.end_layer):
         _decoder_layer(model, batch, layers[i], linears, i, thread)
@@ -74,7 +75,7 @@ def _decoder_layer(model, batch, layer, linears, i, thread):
     barrier(model.team, model.n_threads)
     attend(model, batch, i, thread)
     barrier(model.team, model.n_threads)
-    pack_attended(model, batch, thread)
+    pack_rows(model, n_tokens, model.attended, model.attention_padded, thread)
     multiply(model, n_tokens, linears[i, O], False, residual, columns, 1, thread)
     barrier(model.team, model.n_threads)
     normalize(model, n_tokens, layer.post_attention_norm, thread)
@@ -85,8 +86,11 @@ def _decoder_layer(model, batch, layer, linears, i, thread):
 
 
 @njit
-def _embed(model, batch, table):
-    """residual[t] = row tokens[t] of the token embedding."""
+def embed(model, batch, table):
+    """residual[t] = row tokens[t] of the token embedding.
+
+    `model` and `batch` are their records, `table` the LINEAR record of the embedding.
+    """
     while True:
         t = claim(model.team, 1)
         if t >= batch.n_tokens:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +18,17 @@ from qllama.format import QlmFile
 from qllama.kernels.cores import default_n_threads
 from qllama.kernels.reference import rms_norm
 from qllama.kernels.team import ThreadTeam
+from qllama.model.activations import Observer
 from qllama.model.adapter import Adapter, bind
 from qllama.model.attention_plan import AttentionPlan
-from qllama.model.batch import Batch
+from qllama.model.batch import Batch, check_order, check_range
 from qllama.model.buffers import Buffers
 from qllama.model.decoder import decoder
 from qllama.model.kv_cache import KvCache, KvLayout
 from qllama.model.pace import Pace
 from qllama.model.records import STEP
 from qllama.model.rotary import RotaryTable
+from qllama.model.stepwise import Stepwise
 from qllama.model.warmup import OnCompile, warmup
 from qllama.model.weights import Weights
 
@@ -57,6 +58,8 @@ class Engine:
         What keys and values are held in: `f16`, or `q8`, which takes half the memory.
     on_compile : callable, optional
         Called as (kernel name, done, total) while kernels are compiled or loaded.
+    observer : Observer, optional
+        Is shown activations, and may change them.
 
     Raises
     ------
@@ -82,6 +85,7 @@ class Engine:
         n_batch: int = DEFAULT_N_BATCH,
         kv_type: str = "f16",
         on_compile: OnCompile | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.config = file.config
         limit = self.config.max_position_embeddings
@@ -101,7 +105,8 @@ class Engine:
         file.prefetch()
         self._cache = KvCache(self.config, self.n_ctx, n_slots, kv_type)
         types = {tensor.type for tensor in file.tensors.values() if len(tensor.shape) == 2}
-        warmup(types | ({"q8_0"} if kv_type == "q8" else set()), on_compile)
+        types |= {"q8_0"} if kv_type == "q8" else set()
+        warmup(types, on_compile, with_stages=observer is not None)
         self._weights = Weights(file)
         self._rotary = RotaryTable(self.config, self._weights.rope_divisors)
         self._team = ThreadTeam(self.n_threads)
@@ -122,6 +127,11 @@ class Engine:
         self._step["model"] = self._buffers.model.ctypes.data
         self._step["layers"] = self._weights.layers.ctypes.data
         self._step["linears"] = self._weights.linears.ctypes.data
+        self._stepwise: Stepwise | None = None
+        if observer is not None:
+            self._stepwise = Stepwise(
+                self.config, self._buffers, self._cache, self._team, self._step, observer
+            )
 
     def evaluate(
         self,
@@ -167,10 +177,10 @@ class Engine:
             raise ValueError("tokens: expected at least one")
         # All of it before anything is computed: the first chunks may take minutes.
         ids = np.asarray(tokens)
-        self._check_range("token", ids, self.config.vocab_size)
+        check_range("token", ids, self.config.vocab_size)
         self._check_context(position + n_tokens - 1)
-        self._check_range("position", np.asarray([position]), self.n_ctx)
-        self._check_range("slot", np.asarray([slot]), self.n_slots)
+        check_range("position", np.asarray([position]), self.n_ctx)
+        check_range("slot", np.asarray([slot]), self.n_slots)
         ids = ids.astype(np.int32)
         positions = np.arange(position, position + n_tokens, dtype=np.int32)
         slots = np.full(n_tokens, slot, np.int32)
@@ -214,7 +224,7 @@ class Engine:
             As `forward`.
         """
         self.forward(tokens, positions, slots, ())
-        states = self._buffers.residual(len(tokens))
+        states = self._buffers.floats("residual", len(tokens))[:, : self.config.hidden_size]
         return rms_norm(states, self._final_norm, self.config.rms_norm_eps)
 
     def adapt(self, adapter: Adapter | None) -> None:
@@ -234,6 +244,30 @@ class Engine:
         """
         bind(adapter, self._weights.linears, self._buffers)
         self._adapter = adapter
+
+    def read_out(self, states: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return what the output head makes of states of the residual stream.
+
+        Parameters
+        ----------
+        states : float32, (n_states, hidden_size)
+            At most `n_batch`, before the final norm: what `hidden` returns is after it.
+
+        Returns
+        -------
+        float32, (n_states, vocab_size)
+            Of the last layer's output of a token, its logits, to the bit.
+        """
+        places = np.zeros(len(states), np.int32)
+        outputs = range(len(states))
+        batch = Batch(self.config, self._rotary, self._plan, places, places, places, outputs)
+        self._step["batch"] = batch.record.ctypes.data
+        residual = self._buffers.floats("residual", len(states))
+        residual[:] = 0
+        residual[:, : self.config.hidden_size] = states
+        self._step["first_layer"] = self._step["end_layer"] = self.config.num_hidden_layers
+        self._team.run(self._decoder, self._step.ctypes.data)
+        return batch.logits
 
     @property
     def kv_layout(self) -> KvLayout:
@@ -263,8 +297,8 @@ class Engine:
         ValueError
             The count or the slot is out of range.
         """
-        self._check_range("n_positions", np.asarray([n_positions]), self.n_ctx + 1)
-        self._check_range("slot", np.asarray([slot]), self.n_slots)
+        check_range("n_positions", np.asarray([n_positions]), self.n_ctx + 1)
+        check_range("slot", np.asarray([slot]), self.n_slots)
         return self._cache.read(slot, n_positions)
 
     def write_cache(self, chunks: npt.NDArray[np.uint8], slot: int = 0) -> None:
@@ -280,7 +314,7 @@ class Engine:
         ValueError
             They do not fit this engine's cache, or the slot is out of range.
         """
-        self._check_range("slot", np.asarray([slot]), self.n_slots)
+        check_range("slot", np.asarray([slot]), self.n_slots)
         self._cache.write(slot, chunks)
 
     def forward(
@@ -318,12 +352,12 @@ class Engine:
                 f"batch of {n_tokens} tokens: found {len(positions)} positions, "
                 f"{len(slots)} slots and {len(outputs)} outputs"
             )
-        self._check_range("token", tokens, self.config.vocab_size)
-        self._check_range("slot", slots, self.n_slots)
-        self._check_range("output", np.asarray(outputs, np.int64), n_tokens)
+        check_range("token", tokens, self.config.vocab_size)
+        check_range("slot", slots, self.n_slots)
+        check_range("output", np.asarray(outputs, np.int64), n_tokens)
         self._check_context(int(positions.max()))
-        self._check_range("position", positions, self.n_ctx)
-        self._check_order(positions, slots)
+        check_range("position", positions, self.n_ctx)
+        check_order(positions, slots)
         return self._compute(tokens, positions, slots, outputs)
 
     def _compute(
@@ -339,6 +373,9 @@ class Engine:
             self._buffers.clear_arrivals()
         batch = Batch(self.config, self._rotary, self._plan, tokens, positions, slots, outputs)
         self._step["batch"] = batch.record.ctypes.data
+        if self._stepwise is not None:
+            self._stepwise.run(batch, positions, slots, np.array(outputs, np.intp), check)
+            return batch.logits
         n_layers = self.config.num_hidden_layers
         n_together = self._pace.n_layers(len(tokens))
         started = time.perf_counter()
@@ -357,27 +394,6 @@ class Engine:
                 f"position {last_position} does not fit the context of {self.n_ctx} "
                 "tokens; shorten the text or choose a larger n_ctx"
             )
-
-    @staticmethod
-    def _check_order(positions: npt.NDArray[np.int32], slots: npt.NDArray[np.int32]) -> None:
-        """Refuse what attention would cut wrongly: it takes a slot's last token for its longest."""
-        expected = "batch: expected the tokens of one slot together, in ascending positions; found"
-        is_same = slots[1:] == slots[:-1]
-        if len(slots) - np.count_nonzero(is_same) > len(set(slots.tolist())):
-            raise ValueError(f"{expected} other slots between those of one")
-        (places,) = np.nonzero(is_same & (np.diff(positions) <= 0))
-        if places.size:
-            before, after = positions[places[0] :][:2]
-            raise ValueError(f"{expected} {after} after {before} in slot {slots[places[0]]}")
-
-    @staticmethod
-    def _check_range(what: str, values: npt.NDArray[Any], end: int) -> None:
-        """Refuse anything but integers 0 .. end - 1, (n,); Python's large ones are objects."""
-        if values.ndim != 1 or values.dtype.kind not in "iuO":
-            raise ValueError(f"{what}: expected integers, found {values.dtype} {values.shape}")
-        outside = (values < 0) | (values >= end)
-        if outside.any():
-            raise ValueError(f"{what}: expected 0 to {end - 1}, found {values[outside][0]}")
 
     def close(self) -> None:
         """Stop the threads; the engine is not used after this."""

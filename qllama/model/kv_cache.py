@@ -11,6 +11,7 @@ import numpy.typing as npt
 from qllama.config import ModelConfig
 from qllama.errors import ContextLengthError
 from qllama.kernels.kv_layout import CHUNK, KV_TYPES, chunk_bytes
+from qllama.kernels.kv_rows import to_floats, to_rows
 from qllama.memory import zeroed_pages
 from qllama.quant.types import BLOCK
 
@@ -123,6 +124,23 @@ class KvCache(KvLayout):
         """
         n_chunks = -(-n_positions // CHUNK)
         return np.stack([x[:, slot, :, :n_chunks] for x in self._by_chunk()])
+
+    def floats(self, layer: int, slot: int, n_positions: int) -> npt.NDArray[np.float32]:
+        """Return the first keys and values of a slot in one layer, as attention reads them.
+
+        Parameters
+        ----------
+        layer, slot, n_positions : int
+            Within the cache.
+
+        Returns
+        -------
+        float32, (2, n_kv_heads, n_positions, head_size)
+        """
+        n_chunks = -(-n_positions // CHUNK)
+        chunks = np.stack([x[layer : layer + 1, slot, :, :n_chunks] for x in self._by_chunk()])
+        rows = to_rows(chunks, self.kv_type, self.head_size, n_positions)
+        return to_floats(rows, self.kv_type, self.head_size)[:, 0]
 
     def write(self, slot: int, chunks: npt.NDArray[np.uint8]) -> None:
         """Fill the first positions of a slot.

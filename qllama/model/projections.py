@@ -29,7 +29,9 @@ __all__ = [
     "next_token",
     "normalize",
     "normalize_outputs",
+    "pack_output",
     "pack_row",
+    "pack_rows",
     "packed",
     "packed_by_all",
     "project_qkv",
@@ -98,6 +100,18 @@ def normalize(model, n_tokens, weight, thread):
         x = model.residual + _FLOAT * model.hidden_padded * t
         rms_norm(x, weight, row, model.hidden_size, model.hidden_padded, model.eps)
         pack_row(row, n_blocks, q8, f32, t, n_tokens)
+        t = next_token(model, n_tokens, t)
+    packed_by_all(model, n_tokens)
+
+
+@njit
+def pack_rows(model, n_tokens, rows, columns, thread):
+    """Pack float32 rows of `columns` columns, a multiple of 32, from address `rows` on."""
+    n_blocks = columns // BLOCK
+    q8, f32 = packed(model, n_tokens, thread)
+    t = next_token(model, n_tokens, -1)
+    while t < n_tokens:
+        pack_row(rows + _FLOAT * columns * t, n_blocks, q8, f32, t, n_tokens)
         t = next_token(model, n_tokens, t)
     packed_by_all(model, n_tokens)
 
@@ -241,14 +255,24 @@ def normalize_outputs(model, batch, head, thread):
     while t < n_outputs:
         x = model.residual + _FLOAT * model.hidden_padded * v.load_int(batch.outputs + 4 * t)
         rms_norm(x, model.final_norm, row, model.hidden_size, model.hidden_padded, model.eps)
-        if head.packing == 1 or head.low_a != 0:
-            pack_row(row, n_blocks, 0, f32, t, n_outputs)
-        if head.packing != 1:
-            pack_row(row, n_blocks, q8, 0, 2 * t, 2 * n_outputs)
-            q8_residual(row, n_blocks)
-            pack_row(row, n_blocks, q8, 0, 2 * t + 1, 2 * n_outputs)
+        pack_output(head, row, n_blocks, q8, f32, t, n_outputs)
         t = next_token(model, n_outputs, t)
     packed_by_all(model, n_outputs)
+
+
+@njit
+def pack_output(head, row, n_blocks, q8, f32, t, n_outputs):
+    """Pack the normalized row of output `t` of `n_outputs` for the head.
+
+    `row` is its address, of `n_blocks` blocks of 32, and is not kept; `q8` and `f32` are the
+    addresses of what is packed.
+    """
+    if head.packing == 1 or head.low_a != 0:
+        pack_row(row, n_blocks, 0, f32, t, n_outputs)
+    if head.packing != 1:
+        pack_row(row, n_blocks, q8, 0, 2 * t, 2 * n_outputs)
+        q8_residual(row, n_blocks)
+        pack_row(row, n_blocks, q8, 0, 2 * t + 1, 2 * n_outputs)
 
 
 @njit

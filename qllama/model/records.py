@@ -16,6 +16,7 @@ __all__ = [
     "LINEAR",
     "MATRICES",
     "MODEL",
+    "STAGE",
     "STEP",
     "UP",
     "K",
@@ -93,3 +94,10 @@ BATCH = np.dtype(
 #: embedding before the first and the output head after the last of all. Addresses of
 #: the MODEL, LAYER (n_layers,), LINEAR (n_layers + 1, 7) and BATCH records.
 STEP = np.dtype(_int64("model", "layers", "linears", "batch", "first_layer", "end_layer"))
+
+#: One stage of a layer, for `stages`: its number there, the layer's, and addresses of
+#: float32 rows: what it reads, and what it writes. Two matrices or two factors take two;
+#: `accumulate` as in `projections.multiply`.
+STAGE = np.dtype(
+    _int64("step", "stage", "layer", "rows", "second_rows", "out", "second_out", "accumulate")
+)

@@ -24,10 +24,8 @@ from qllama.kernels.partials import merge_partial, partial_bytes, reset_partial,
 from qllama.kernels.rope import rope
 from qllama.kernels.team import claim
 from qllama.model.attention_plan import TASK
-from qllama.model.projections import next_token, pack_row, packed, packed_by_all
-from qllama.quant.types import BLOCK
 
-__all__ = ["attend", "attention_scratch_bytes", "pack_attended", "rotate_and_append"]
+__all__ = ["append", "attend", "attention_scratch_bytes", "rotate", "rotate_and_append"]
 
 _FLOAT = 4
 _TASK_BYTES = 4 * len(TASK)
@@ -47,39 +45,100 @@ def attention_scratch_bytes(n_queries, head_size):
 @njit
 def rotate_and_append(model, batch, layer, layer_index, thread):
     """Norm (if any) and rotate q and k; put k and v into the cache."""
-    head_bytes = _FLOAT * model.head_dim
-    repeats = model.n_heads // model.n_kv_heads
+    scratch = model.scratch + model.scratch_bytes * thread
+    first, end = _claim_heads(model, batch)
+    while first < end:
+        for item in range(first, end):
+            t, kv_head = item // model.n_kv_heads, item % model.n_kv_heads
+            _rotate_queries(model, batch, layer, t, kv_head, scratch)
+            _rotated_key(model, batch, layer, t, kv_head, scratch)
+            _append_key(model, batch, layer_index, t, kv_head, scratch)
+            _append_value(model, batch, layer_index, t, kv_head, scratch)
+        first, end = _claim_heads(model, batch)
+
+
+@njit
+def rotate(model, batch, layer, thread):
+    """Norm (if any) and rotate q and k where they are: the first half of `rotate_and_append`."""
+    scratch = model.scratch + model.scratch_bytes * thread
+    first, end = _claim_heads(model, batch)
+    while first < end:
+        for item in range(first, end):
+            t, kv_head = item // model.n_kv_heads, item % model.n_kv_heads
+            _rotate_queries(model, batch, layer, t, kv_head, scratch)
+            _rotated_key(model, batch, layer, t, kv_head, scratch)
+            _store_head(model, scratch, _head_of(model, t, model.k_column, kv_head))
+        first, end = _claim_heads(model, batch)
+
+
+@njit
+def append(model, batch, layer_index, thread):
+    """Put k and v into the cache as they are: the second half of `rotate_and_append`."""
+    scratch = model.scratch + model.scratch_bytes * thread
+    first, end = _claim_heads(model, batch)
+    while first < end:
+        for item in range(first, end):
+            t, kv_head = item // model.n_kv_heads, item % model.n_kv_heads
+            _load_head(model, _head_of(model, t, model.k_column, kv_head), scratch)
+            _append_key(model, batch, layer_index, t, kv_head, scratch)
+            _append_value(model, batch, layer_index, t, kv_head, scratch)
+        first, end = _claim_heads(model, batch)
+
+
+@njit
+def _claim_heads(model, batch):
+    """(first, end) of the next key/value heads of tokens, token after token; equal: none."""
     n_items = batch.n_tokens * model.n_kv_heads
     count = max(1, n_items // (8 * model.n_threads))
-    scratch = model.scratch + model.scratch_bytes * thread
-    while True:
-        first_item = claim(model.team, count)
-        if first_item >= n_items:
-            return
-        for item in range(first_item, min(first_item + count, n_items)):
-            t, kv_head = item // model.n_kv_heads, item % model.n_kv_heads
-            position = v.load_int(batch.positions + 4 * t)
-            cos = batch.cos + 2 * model.head_dim * t
-            sin = batch.sin + 2 * model.head_dim * t
-            row = model.qkv + _FLOAT * model.qkv_columns * t
-            for head in range(kv_head * repeats, (kv_head + 1) * repeats):
-                q = row + head_bytes * head
-                if layer.q_norm != 0:
-                    _load_head(model, q, scratch)
-                    rms_norm(
-                        scratch, layer.q_norm, scratch, model.head_dim, model.head_size, model.eps
-                    )
-                    for i in range(model.head_dim):
-                        v.store_scalar(q + _FLOAT * i, v.load_scalar(scratch + _FLOAT * i))
-                rope(q, cos, sin, model.head_dim)
-            keys, values = _cache_of(model, batch, layer_index, t, kv_head)
-            _load_head(model, row + _FLOAT * model.k_column + head_bytes * kv_head, scratch)
-            if layer.k_norm != 0:
-                rms_norm(scratch, layer.k_norm, scratch, model.head_dim, model.head_size, model.eps)
-            rope(scratch, cos, sin, model.head_dim)
-            append_key(model.kv_type, keys, position, scratch, model.head_size)
-            _load_head(model, row + _FLOAT * model.v_column + head_bytes * kv_head, scratch)
-            append_value(model.kv_type, values, position, scratch, model.head_size)
+    first = min(claim(model.team, count), n_items)
+    return first, min(first + count, n_items)
+
+
+@njit
+def _head_of(model, t, column, head):
+    """Address of a head of token `t` in the q, k, v buffer; `column` is where its kind starts."""
+    return model.qkv + _FLOAT * (model.qkv_columns * t + column + model.head_dim * head)
+
+
+@njit
+def _rotate_queries(model, batch, layer, t, kv_head, scratch):
+    """Norm (if any) and rotate the queries that read a key/value head."""
+    repeats = model.n_heads // model.n_kv_heads
+    cos, sin = batch.cos + 2 * model.head_dim * t, batch.sin + 2 * model.head_dim * t
+    for head in range(kv_head * repeats, (kv_head + 1) * repeats):
+        q = _head_of(model, t, 0, head)
+        if layer.q_norm != 0:
+            _load_head(model, q, scratch)
+            rms_norm(scratch, layer.q_norm, scratch, model.head_dim, model.head_size, model.eps)
+            _store_head(model, scratch, q)
+        rope(q, cos, sin, model.head_dim)
+
+
+@njit
+def _rotated_key(model, batch, layer, t, kv_head, scratch):
+    """Leave a key, normed (if the model does) and rotated, in `scratch`."""
+    _load_head(model, _head_of(model, t, model.k_column, kv_head), scratch)
+    if layer.k_norm != 0:
+        rms_norm(scratch, layer.k_norm, scratch, model.head_dim, model.head_size, model.eps)
+    cos, sin = batch.cos + 2 * model.head_dim * t, batch.sin + 2 * model.head_dim * t
+    rope(scratch, cos, sin, model.head_dim)
+
+
+@njit
+def _append_key(model, batch, layer, t, kv_head, key):
+    """Put a key (head_size,) into the cache."""
+    keys, _ = _cache_of(model, batch, layer, t, kv_head)
+    position = v.load_int(batch.positions + 4 * t)
+    append_key(model.kv_type, keys, position, key, model.head_size)
+
+
+@njit
+def _append_value(model, batch, layer, t, kv_head, scratch):
+    """Put a value of the q, k, v buffer into the cache."""
+    _, values = _cache_of(model, batch, layer, t, kv_head)
+    position = v.load_int(batch.positions + 4 * t)
+    _load_head(model, _head_of(model, t, model.v_column, kv_head), scratch)
+    append_value(model.kv_type, values, position, scratch, model.head_size)
 
 
 @njit
@@ -91,6 +150,13 @@ def _load_head(model, head, out):
     for i in range(whole, model.head_size):
         value = v.load_scalar(head + _FLOAT * i) if i < model.head_dim else np.float32(0.0)
         v.store_scalar(out + _FLOAT * i, value)
+
+
+@njit
+def _store_head(model, head, out):
+    """Copy the head_dim values of a head to `out`."""
+    for i in range(model.head_dim):
+        v.store_scalar(out + _FLOAT * i, v.load_scalar(head + _FLOAT * i))
 
 
 @njit
@@ -177,16 +243,3 @@ def _attend_task(model, batch, layer, task, kv_head, thread):
         token, head = first_token + i // repeats, kv_head * repeats + i % repeats
         out = model.attended + _FLOAT * (model.attention_padded * token + model.head_dim * head)
         write_output(merged + size * i, out, model.head_dim, model.head_size)
-
-
-@njit
-def pack_attended(model, batch, thread):
-    """Pack the heads' outputs for o_proj."""
-    n_blocks, n_tokens = model.attention_padded // BLOCK, batch.n_tokens
-    q8, f32 = packed(model, n_tokens, thread)
-    t = next_token(model, n_tokens, -1)
-    while t < n_tokens:
-        row = model.attended + _FLOAT * model.attention_padded * t
-        pack_row(row, n_blocks, q8, f32, t, n_tokens)
-        t = next_token(model, n_tokens, t)
-    packed_by_all(model, n_tokens)

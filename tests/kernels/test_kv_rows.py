@@ -15,7 +15,7 @@ from qllama.kernels.kv_layout import (
     append_value,
     chunk_bytes,
 )
-from qllama.kernels.kv_rows import row_widths, to_chunks, to_rows
+from qllama.kernels.kv_rows import row_widths, to_chunks, to_floats, to_rows
 
 SHAPE = N_LAYERS, N_HEADS, N_CHUNKS = 2, 3, 2
 each_type = pytest.mark.parametrize("kv_type", range(len(KV_TYPES)), ids=KV_TYPES)
@@ -42,7 +42,9 @@ def stored(kv_type, head_size, n_positions):
 def test_to_rows_f16_gives_each_position_its_halves(head_size):
     chunks, floats = stored(F16, head_size, CHUNK + 3)
     rows = to_rows(chunks, F16, head_size, CHUNK + 3)
-    np.testing.assert_array_equal(rows.view(np.float16), floats.astype(np.float16))
+    halves = floats.astype(np.float16)
+    np.testing.assert_array_equal(rows.view(np.float16), halves)
+    np.testing.assert_array_equal(to_floats(rows, F16, head_size), halves.astype(np.float32))
 
 
 @pytest.mark.parametrize("head_size", [32, 96])
@@ -52,10 +54,8 @@ def test_to_rows_q8_gives_each_position_its_codes_and_scales(head_size):
     rows = to_rows(chunks, Q8, head_size, n)
     n_codes, n_scales = row_widths(Q8, head_size)
     assert rows.shape == (2, N_LAYERS, N_HEADS, n, n_codes + 2 * n_scales)
-    codes = np.stack([rows[0, ..., :n_codes] ^ 0x80, rows[1, ..., :n_codes]]).view(np.int8)
-    scales = np.ascontiguousarray(rows[..., n_codes:]).view(np.float16).astype(np.float32)
-    decoded = codes.reshape(*codes.shape[:-1], n_scales, 32) * scales[..., None]
-    blocks = floats.reshape(decoded.shape)
+    blocks = floats.reshape(*floats.shape[:-1], n_scales, 32)
+    decoded = to_floats(rows, Q8, head_size).reshape(blocks.shape)
     # A code rounds to half a step; its half-precision scale is off by 2**-11 of 127 steps.
     bound = np.abs(blocks).max(axis=-1, keepdims=True) / 127 * (0.5 + 127 * 2.0**-11)
     assert (np.abs(decoded - blocks) <= bound * 1.001).all()
