@@ -24,7 +24,7 @@ LAYERS = (
     ("format",),
     ("kernels",),
     ("model", "tokenizer"),
-    ("generation", "hub"),
+    ("generation", "hub", "tracing"),
     ("api",),
     ("bench", "evaluation"),
     ("cli",),

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from qllama.api.inspection import InspectableModel
 from qllama.api.shapes import Response, chat_logprobs, completion_logprobs, usage
-from qllama.api.vectors import VectorModel
 from qllama.generation.constraint import Constraint
 from qllama.generation.logprobs import TokenLogprob
 from qllama.generation.loop import Stream
@@ -21,7 +21,7 @@ __all__ = ["CompatibleModel"]
 Dict = dict[str, Any]
 
 
-class CompatibleModel(VectorModel):
+class CompatibleModel(InspectableModel):
     """What programs written for llama-cpp-python call.
 
     Each returns a dict, or with `stream=True` an iterator of dicts.

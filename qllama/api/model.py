@@ -19,11 +19,13 @@ from qllama.format.reader import QlmFile
 from qllama.generation.generator import Generator
 from qllama.generation.session import Session
 from qllama.generation.transcript import Transcript
+from qllama.model.activations import activation_shapes
 from qllama.model.adapter import Adapter
 from qllama.model.engine import Engine
 from qllama.notice import CompileNotice, notice
 from qllama.tokenizer import load_tokenizer
 from qllama.tokenizer.chat import ChatTemplate
+from qllama.tracing.watch import Hooks, Watch
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -85,16 +87,24 @@ class OpenModel:
             self._file.close()
             raise
         load_seconds = time.perf_counter() - started
-        self._session = Session(self._engine, cache_bytes=cache_bytes).under(adapter)
-        self._generator = Generator(
-            self._session, self._lock, self._tokenizer, load_seconds=load_seconds
-        )
-        self._transcript = Transcript(self._tokenizer)
+        self._hooks: tuple[Hooks, ...] = ()
+        self._owner: OpenModel | None = None
+        self._guests: set[OpenModel] = set()
+        self._begin(adapter, load_seconds)
         if verbose:
             notice(
                 f"loaded {os.fspath(model_path)} in {load_seconds:.2f} s: "
                 f"{self.n_ctx} tokens of context, {self._engine.n_threads} threads"
             )
+
+    def _begin(self, adapter: Adapter | None, load_seconds: float) -> None:
+        """Have nothing evaluated yet."""
+        session = Session(self._engine, cache_bytes=self._how["cache_bytes"])
+        self._session = session.under(adapter)
+        self._generator = Generator(
+            self._session, self._lock, self._tokenizer, load_seconds=load_seconds
+        )
+        self._transcript = Transcript(self._tokenizer)
 
     def __enter__(self) -> Self:
         return self
@@ -104,13 +114,15 @@ class OpenModel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as path and options: a process that unpickles it opens the file anew."""
+        if self._hooks:
+            raise TypeError("a model with hooks cannot be pickled: pickle the one it was made of")
         template = None if self._chat_template is None else self._chat_template.source
         how = {**self._how, "chat_template": template, "lora": self._lora}
         return _reopened, (type(self), self._path, how)
 
     def __repr__(self) -> str:
         state = f", {len(self._lora)} LoRA adapters" if self._lora else ""
-        state += ", closed" if self._session.closed else ""
+        state += ", with hooks" * bool(self._hooks) + ", closed" * self._session.closed
         return (
             f"<{type(self).__name__} {self._path}: {self.config.model_type}, "
             f"{self.config.num_hidden_layers} layers, {self.n_ctx} tokens of context, "
@@ -140,16 +152,25 @@ class OpenModel:
         Each ends with what it has, its `finish_reason` is `cancelled`. Later calls are
         not affected.
         """
-        self._generator.cancel()
+        for model in (self, *self._guests):
+            model._generator.cancel()
 
     def close(self) -> None:
         """Free the model; streams that are still open then raise ValueError."""
-        self._generator.close()
         with self._lock:
-            if not self._session.closed:
-                self._session.close()
-                self._engine.close()
+            self._end()
+
+    def _end(self) -> None:
+        for guest in tuple(self._guests):
+            guest._end()
+        self._generator.close()
+        if not self._session.closed:
+            self._session.close()
+            self._engine.close()
+            if self._owner is None:
                 self._file.close()
+            else:
+                self._owner._guests.discard(self)
 
     @property
     def model_path(self) -> str:
@@ -268,15 +289,25 @@ class OpenModel:
             )
         return self._checked(text)
 
-    def _engine_for(self, *, n_ctx: int, n_slots: int, adapter: Adapter | None) -> Engine:
-        """Return an engine of the same model for several sequences; to be closed."""
+    def _engine_for(
+        self, *, n_ctx: int, n_slots: int, adapter: Adapter | None, watch: Watch | None = None
+    ) -> Engine:
+        """Return an engine of the same model for other sequences; to be closed.
+
+        It has this model's hooks, or those of `watch`, which sees texts in one piece.
+        """
+        together = self._engine.n_batch if watch is None else n_ctx
+        if watch is None and self._hooks:
+            watch = Watch(activation_shapes(self.config), self._hooks)
         engine = Engine(
             self._file,
             n_ctx=n_ctx,
             n_threads=self._engine.n_threads,
             n_slots=n_slots,
-            n_batch=max(self._engine.n_batch, n_slots),
+            n_batch=max(together, n_slots),
             kv_type=self._how["kv_type"],
+            on_compile=CompileNotice(),
+            observer=None if watch is None else watch.observer,
         )
         if adapter is not None:
             engine.adapt(adapter)

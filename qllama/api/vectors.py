@@ -96,10 +96,12 @@ class VectorModel(AnsweringModel):
         if not batch:
             return np.empty((0, self.config.hidden_size), np.float32)
         n_slots = min(len(batch), MOST_TOGETHER)
-        longest = max(map(len, batch))
-        how = {"n_ctx": longest, "n_slots": n_slots}
+        n_ctx = max(map(len, batch))
         adapter = self._session.adapter
-        with self._lock, closing(self._engine_for(**how, adapter=adapter)) as engine:
+        with (
+            self._lock,
+            closing(self._engine_for(n_ctx=n_ctx, n_slots=n_slots, adapter=adapter)) as engine,
+        ):
             return embed(engine, batch, pooling=pooling, normalize=normalize)
 
     def token_logprobs(
