@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from qllama.cli.loading import model_path
-from qllama.cli.options import debug_option, model_argument
+from qllama.cli.options import debug_option, model_argument, text_windows_options
 from qllama.cli.progress import ProgressReport, notice
 from qllama.cli.text_input import read_file
 
@@ -20,14 +20,7 @@ __all__ = ["command"]
     epilog="Example: qllama calibrate ./Llama-3.2-1B -f text.txt -o llama-imatrix.gguf",
 )
 @model_argument
-@click.option(
-    "-f",
-    "--file",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="FILE",
-    help="The text, UTF-8: of the kind that the model will read and write.",
-)
+@text_windows_options
 @click.option(
     "-o",
     "--output",
@@ -36,21 +29,6 @@ __all__ = ["command"]
     type=click.Path(path_type=Path),
     metavar="OUT",
     help="The importance file.  [default: NAME-imatrix.gguf here, NAME being MODEL's]",
-)
-@click.option(
-    "-c",
-    "--ctx-size",
-    type=click.IntRange(min=8),
-    default=512,
-    show_default=True,
-    metavar="N",
-    help="Tokens of a window.",
-)
-@click.option(
-    "--chunks",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Windows to read.  [default: all of the text]",
 )
 @debug_option
 def command(
@@ -61,8 +39,9 @@ def command(
     It holds the mean squares of what each matrix of MODEL is multiplied with, column by
     column; convert --importance then spends a type's precision on the columns that matter.
     MODEL is best a checkpoint that was not quantized, or a .qlm file of f16; a checkpoint is
-    read as it is, without converting it. The text is cut into windows of -c tokens, each
-    read by itself; some fifty windows are enough.
+    read as it is, without converting it. The text, best of the kind that the model will
+    read and write, is cut into windows of -c tokens, each read by itself; some fifty
+    windows are enough.
 
     The file is llama.cpp's importance matrix: llama-quantize reads it, and files of
     llama-imatrix serve convert --importance as well.

@@ -23,6 +23,8 @@ from qllama.cli.options import (
     model_argument,
     verbose_option,
 )
+from qllama.cli.progress import notice
+from qllama.cli.repl.asking import Asking
 from qllama.cli.repl.chat import Chat, OpenedModel
 from qllama.cli.repl.conversation import Conversation
 from qllama.cli.repl.overflow import DEFAULT_POLICY, POLICIES
@@ -60,8 +62,8 @@ Examples:
     type=click.Choice(POLICIES),
     default=DEFAULT_POLICY,
     show_default=True,
-    help="When a session no longer fits the context window: forget the oldest turns and go on, "
-    "cut what is too long, or refuse. It is always said.",
+    help="When a conversation no longer fits the context window: forget the oldest turns and go "
+    "on, cut what is too long, or refuse. It is always said.",
 )
 @click.option("--plain", is_flag=True, help="Draw no markdown in a session.")
 @runtime_options
@@ -110,8 +112,10 @@ def command(
 
     if text is not None:
         opened = open_model(model, runtime.n_ctx)
-        messages = Conversation(opened.system).messages(text.strip())
-        stream = opened.llm.chat(messages, stream=True, **opened.options)
+        asking = Asking(opened.llm, Conversation(opened.system), opened.options, on_overflow)
+        stream = asking.start(text.strip())
+        for remark in asking.notices():
+            notice(f"qllama: {remark}")
         (print_json if as_json else print_answer)(stream, opened.options, verbose=verbose)
         return
     from qllama.cli.repl.display import choose_screen

@@ -61,7 +61,9 @@ def load_model(model: str | None, runtime: RuntimeOptions) -> Llama:
     """
     path = model_path(model)
     adapters = _adapters(runtime.lora)
-    with _objects_that_stay(), ProgressReport() as reading, ProgressReport() as compiling:
+    # Kernels that are compiled already take up to a second to load on a busy machine.
+    compiling = ProgressReport(patience=1.5)
+    with _objects_that_stay(), ProgressReport() as reading, compiling:
         from qllama.api import Llama
 
         report_compilation = compilation_progress(compiling)

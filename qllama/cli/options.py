@@ -32,6 +32,7 @@ __all__ = [
     "json_option",
     "model_argument",
     "source_options",
+    "text_windows_options",
     "verbose_option",
     "weight_type",
 ]
@@ -130,6 +131,38 @@ def model_argument(command: _Command) -> _Command:
         return command(*args, model=model if model is not None else model_option, **kwargs)
 
     return wrapper  # type: ignore[return-value]
+
+
+def text_windows_options(command: _Command) -> _Command:
+    """Give `command` a text and how it is cut; it receives `file`, `ctx_size` and `chunks`."""
+    for option in (
+        click.option(
+            "--chunks",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Windows to read.  [default: all of the text]",
+        ),
+        click.option(
+            "-c",
+            "--ctx-size",
+            # Fewer would leave a window less than the two scores that an error takes.
+            type=click.IntRange(min=8),
+            default=512,
+            show_default=True,
+            metavar="N",
+            help="Tokens of a window.",
+        ),
+        click.option(
+            "-f",
+            "--file",
+            type=click.Path(path_type=Path),
+            required=True,
+            metavar="FILE",
+            help="The text, UTF-8.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def source_options(command: _Command) -> _Command:

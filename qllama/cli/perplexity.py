@@ -10,7 +10,7 @@ import click
 
 from qllama.cli.group import EXIT_INTERRUPTED
 from qllama.cli.loading import compilation_progress, model_path
-from qllama.cli.options import debug_option, model_argument
+from qllama.cli.options import debug_option, model_argument, text_windows_options
 from qllama.cli.perplexity_progress import PerplexityProgress
 from qllama.cli.progress import ProgressReport, notice
 from qllama.cli.runtime import cache_type_options
@@ -28,30 +28,7 @@ __all__ = ["command"]
     epilog="Example: qllama perplexity model-q4.qlm -f wiki.test.raw --kl-base model-f16.qlm",
 )
 @model_argument
-@click.option(
-    "-f",
-    "--file",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="FILE",
-    help="The text, UTF-8.",
-)
-@click.option(
-    "-c",
-    "--ctx-size",
-    # Fewer would leave a window less than the two scores that an error takes.
-    type=click.IntRange(min=8),
-    default=512,
-    show_default=True,
-    metavar="N",
-    help="Tokens of a window.",
-)
-@click.option(
-    "--chunks",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Windows to read.  [default: all of the text]",
-)
+@text_windows_options
 @click.option(
     "--kl-base",
     metavar="MODEL",

@@ -121,7 +121,7 @@ class Draft:
         if len(prompt) > n_ctx:
             raise ContextLengthError(
                 f"the prompt has {len(prompt)} tokens, more than the context window of "
-                f"{n_ctx}: shorten it, or load the model with a larger n_ctx"
+                f"{n_ctx}: shorten it, or load the model with a larger one (n_ctx, -c)"
             )
         self._sampler = sampler
         self._detokenizer = detokenizer

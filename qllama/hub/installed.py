@@ -99,8 +99,8 @@ def find(text: str) -> CachedModel:
     if found:
         names = ", ".join(sorted(model.name for model in found))
         raise ModelNotFoundError(f"{text}: there are several of it in the cache: {names}; name one")
-    where = "outside the cache" if Path(text).exists() else "no such model in the cache"
-    raise ModelNotFoundError(f"{text}: {where}; `qllama list` shows what is there")
+    where = "outside the cache" if text and Path(text).exists() else "no such model in the cache"
+    raise ModelNotFoundError(f"{text or repr(text)}: {where}; `qllama list` shows what is there")
 
 
 def _paths() -> list[Path]:

@@ -60,6 +60,8 @@ def resolve_model(
     type = preset(type).name
     report = on_progress or silent
     text = registry.DEFAULT_MODEL if name_or_path is None else os.fspath(name_or_path)
+    if not text:  # as a path, it would be the current directory
+        raise ModelNotFoundError("the model's name is empty; leave it out for the default model")
     try:
         path = Path(text).expanduser()
     except RuntimeError:  # no such user: "~" is then a character as any other

@@ -109,6 +109,12 @@ def test_rm_unknown_name_keeps_everything(run, models):
     assert left(models) == ["org--name-q4", "tiny-q4"]
 
 
+def test_rm_empty_name_is_no_model(run, models):
+    result = run("rm", "")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("qllama: error: '': no such model in the cache;")
+
+
 def test_rm_leaves_files_elsewhere_alone(run, models, tmp_path, monkeypatch):
     mine = write_tiny_qlm(tmp_path / "tiny-q4.qlm")
     monkeypatch.chdir(tmp_path)

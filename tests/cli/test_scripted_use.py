@@ -58,6 +58,22 @@ def test_chat_prompt_and_file_are_one_message(run, fake_llama, text_file):
     assert asked(fake) == "Who speaks?\n\nZoë"
 
 
+def test_chat_overflow_of_one_answer_follows_the_policy(run, fake_llama):
+    fake = fake_llama(["a"])
+    fake.n_ctx = 40
+    for policy in ("shift", "error"):
+        result = run("chat", "other.qlm", "-p", "d" * 50, "--on-overflow", policy)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith("qllama: error: the message takes 51 tokens")
+        assert result.stderr.endswith("or have it cut (--on-overflow truncate)\n")
+    result = run("chat", "other.qlm", "-p", "d" * 50, "--on-overflow", "truncate")
+    assert (result.exit_code, result.stdout) == (0, "a\n")
+    assert result.stderr == (
+        "qllama: Context window full: cut the first 21 of the message's 50 characters.\n"
+    )
+    assert asked(fake) == "d" * 29
+
+
 def test_chat_prompt_of_the_command_line_leaves_stdin_alone(run, fake_llama):
     fake = fake_llama(["a"])
     run("chat", "-p", "hi", stdin="the lines of a loop around it")

@@ -51,6 +51,11 @@ def test_resolve_no_name_is_the_default_model(tiny_model, cache, monkeypatch):
     assert resolve_model(None) == cache / "models" / "tiny-q4.qlm"
 
 
+def test_resolve_empty_name_is_not_the_current_directory():
+    with pytest.raises(ModelNotFoundError, match="the model's name is empty"):
+        resolve_model("")
+
+
 def test_resolve_reports_its_stages_in_order(tiny_model):
     seen: list[str] = []
     resolve_model("tiny", on_progress=lambda stage, *_: seen.append(stage))

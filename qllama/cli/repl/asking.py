@@ -7,6 +7,7 @@ Owns the course of an answer: interruptions, errors, and making room by the poli
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from qllama.cli.interrupts import ctrl_c_cancels
@@ -73,7 +74,7 @@ class Asking:
         self.question = question
         reply = screen.reply()
         try:
-            stream = self._start(reply)
+            stream = self._stream(reply.progress)
             # Before the answer: what is left of the conversation may take a while to read.
             self._tell(screen)
             with reply:
@@ -85,10 +86,25 @@ class Asking:
             self._notices.append(f"error: {error}")
         self._tell(screen)
 
+    def start(self, question: str) -> Stream:
+        """Return the answer to `question`, to be taken elsewhere; `notices` then says more.
+
+        Raises
+        ------
+        ContextLengthError
+            When there is no room for it, and the policy makes none.
+        """
+        self.question = question
+        return self._stream(None)
+
+    def notices(self) -> list[str]:
+        """Return what there is to say that was not said yet."""
+        notices, self._notices = self._notices, []
+        return notices
+
     def _tell(self, screen: Screen) -> None:
-        for notice in self._notices:
+        for notice in self.notices():
             screen.say(notice)
-        self._notices.clear()
 
     def _show(self, stream: Stream, reply: Reply) -> bool:
         """Show what `stream` gives; return whether it ended because the window is full."""
@@ -117,15 +133,15 @@ class Asking:
         limit = self._options.get("max_tokens")
         return -1 if limit is None or limit < 0 else max(0, limit - len(self._token_ids))
 
-    def _start(self, reply: Reply) -> Stream:
+    def _stream(self, on_progress: Callable[[int, int], None] | None) -> Stream:
         """Return the answer to the question, after making room for it where that is needed."""
         options = self._options.copy()
-        options["on_progress"] = reply.progress
+        options["on_progress"] = on_progress
         try:
             messages = self._conversation.messages(self.question)
             return self._llm.chat(messages, stream=True, **options)
         except ContextLengthError:
-            if self._on_overflow == "error":
+            if self._on_overflow == "error" and self._conversation.turns:
                 raise ContextLengthError(
                     f"the conversation takes {self._n_tokens(0)} tokens with this message, more "
                     f"than the context window of {self._llm.n_ctx}: /undo or /clear makes room, "
@@ -142,8 +158,8 @@ class Asking:
             if self._on_overflow != "truncate":
                 raise ContextLengthError(
                     f"the message takes {n_alone} tokens with the system message, more than the "
-                    f"context window of {self._llm.n_ctx}: shorten it, make the window larger by "
-                    "/set parameter num_ctx N, or have it cut by --on-overflow truncate"
+                    f"context window of {self._llm.n_ctx}: shorten it, make the window larger "
+                    "(-c, /set parameter num_ctx), or have it cut (--on-overflow truncate)"
                 )
             self._forget(len(self._conversation.turns))
             self._cut_question()
@@ -165,7 +181,9 @@ class Asking:
 
     def _make_room_for_answer(self) -> bool:
         """Forget turns in the middle of an answer; return whether it can go on."""
-        n_too_many = self._n_turns_too_many() if self._on_overflow == "shift" else 0
+        # A format holds from the answer's beginning, and could not be taken up in the middle.
+        goes_on = self._on_overflow == "shift" and "response_format" not in self._options
+        n_too_many = self._n_turns_too_many() if goes_on else 0
         if n_too_many == 0:
             self._notices.append(
                 "Stopped because the context window is full; "

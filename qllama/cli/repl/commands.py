@@ -230,9 +230,10 @@ def _leave(_chat: Chat, _: str) -> None:
     raise Leave
 
 
-_SET_WORDS = {
-    name: tuple(p.name for p in PARAMETERS) if name == "parameter" else ()
-    for name in setting.VARIABLES
+_SET_WORDS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(setting.VARIABLES, ()),
+    "parameter": tuple(p.name for p in PARAMETERS),
+    "format": ("json",),
 }
 _SHOW_WORDS = dict.fromkeys(showing.TOPICS, ())
 _HELP_WORDS = dict.fromkeys(("set", "show", "shortcuts"), ())

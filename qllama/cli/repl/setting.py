@@ -103,6 +103,20 @@ def _set_nowordwrap(chat: Chat, _: str) -> None:
     chat.screen.say("Set 'nowordwrap' mode.")
 
 
+def _set_format(chat: Chat, name: str) -> None:
+    if name != "json":
+        chat.screen.say("Invalid or missing format. For 'json' mode use '/set format json'")
+        return
+    chat.options = {**chat.options, "response_format": {"type": "json_object"}}
+    chat.screen.say("Set format to 'json' mode.")
+
+
+def _set_noformat(chat: Chat, _: str) -> None:
+    chat.options = chat.options.copy()
+    chat.options.pop("response_format", None)
+    chat.screen.say("Disabled format.")
+
+
 def _set_verbose(chat: Chat, _: str) -> None:
     chat.verbose = True
     chat.screen.say("Set 'verbose' mode.")
@@ -120,6 +134,8 @@ VARIABLES = {
     "nohistory": Variable("", "Disable history", _set_nohistory),
     "wordwrap": Variable("", "Enable wordwrap", _set_wordwrap),
     "nowordwrap": Variable("", "Disable wordwrap and markdown, as for copying", _set_nowordwrap),
+    "format": Variable("json", "Enable JSON mode", _set_format),
+    "noformat": Variable("", "Disable formatting", _set_noformat),
     "verbose": Variable("", "Show LLM stats", _set_verbose),
     "quiet": Variable("", "Disable LLM stats", _set_quiet),
 }

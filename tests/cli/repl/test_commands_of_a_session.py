@@ -251,6 +251,19 @@ def test_set_parameter_num_ctx_opens_the_model_again_and_the_talk_goes_on(play):
     assert second.calls[0][1] == {"max_tokens": -1, "seed": 1}
 
 
+def test_set_format_and_noformat(play):
+    llm = FakeLlama([["{}"], ["a"]])
+    shown = play(llm, "/set format json", "one", "/set noformat", "two").shown
+    assert ">>> /set format json\nSet format to 'json' mode.\n>>> one" in shown
+    assert ">>> /set noformat\nDisabled format.\n>>> two" in shown
+    own = {"max_tokens": -1, "seed": 1}
+    json_mode = {"response_format": {"type": "json_object"}}
+    assert [options for _, options in llm.calls] == [own | json_mode, own]
+    assert said(play, "/set format yaml") == (
+        "Invalid or missing format. For 'json' mode use '/set format json'\n"
+    )
+
+
 def test_set_verbose_and_quiet_switch_the_statistics(play):
     lines = ("/set verbose", "one", "/set quiet", "two")
     shown = play(FakeLlama([["a"], ["b"]]), *lines).shown

@@ -67,8 +67,8 @@ def test_overflow_question_too_long_alone_is_refused_and_keeps_everything(play):
     played = play(fake(), *TURNS, "d" * 50, system=SYSTEM)
     assert played.shown.endswith(
         "error: the message takes 56 tokens with the system message, more than the context "
-        "window of 40: shorten it, make the window larger by /set parameter num_ctx N, or have "
-        "it cut by --on-overflow truncate\n>>> "
+        "window of 40: shorten it, make the window larger (-c, /set parameter num_ctx), or "
+        "have it cut (--on-overflow truncate)\n>>> "
     )
     assert len(played.messages) == 7
 
@@ -121,6 +121,13 @@ def test_overflow_by_the_answer_alone_ends_it(play):
     llm = FakeLlama([[full("two")]])
     llm.n_ctx = 40
     assert "Stopped because the context window is full" in play(llm, "d").shown
+
+
+def test_overflow_in_an_answer_of_a_format_ends_it(play):
+    llm = fake([full('{"a":')])
+    played = play(llm, *TURNS, "d", response_format={"type": "json_object"})
+    assert "Stopped because the context window is full" in played.shown
+    assert len(llm.calls) == 4
 
 
 def test_answer_that_may_have_no_more_tokens_is_not_continued(play):
