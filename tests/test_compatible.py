@@ -54,6 +54,25 @@ def test_arguments_and_defaults_are_those_of_llama_cpp_python(method):
     assert {p.kind for p in parameters.values()} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
 
 
+def test_constructor_takes_what_changes_no_result(smollm2_q8, llm):
+    given = {"n_gpu_layers": -1, "n_ubatch": 64, "flash_attn": True, "logits_all": True}
+    with Llama(smollm2_q8, n_ctx=256, **given) as other:
+        assert other(PROMPT, **GREEDY)["choices"] == llm(PROMPT, **GREEDY)["choices"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("seed", "seed: qllama does not offer it; give each call its seed"),
+        ("chat_format", "chat_format: .* chat_template takes another"),
+        ("rope_freq_base", "unexpected keyword argument 'rope_freq_base'"),
+    ],
+)
+def test_constructor_refuses_the_rest_by_name(smollm2_q8, argument, message):
+    with pytest.raises(TypeError, match=message):
+        Llama(smollm2_q8, **{argument: 1})
+
+
 def test_completion_has_the_shape_of_the_openai_api(llm):
     found = llm.create_completion(PROMPT, stop=["\n\n"], model="small", **GREEDY)
     plain = llm.generate(PROMPT, stop="\n\n", **GREEDY)

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.reference
 
 PROMPT = "One, two, three, four,"
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+HOW: dict[str, Any] = {"n_ctx": 256, "n_gpu_layers": 0, "logits_all": True, "verbose": False}
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 6}
 
 
@@ -38,13 +39,12 @@ def script(llm: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def theirs(smollm2_gguf: Path) -> dict[str, Any]:
-    llm = llama_cpp.Llama(str(smollm2_gguf), n_ctx=256, logits_all=True, verbose=False)
-    return script(llm)
+    return script(llama_cpp.Llama(model_path=str(smollm2_gguf), **HOW))
 
 
 @pytest.fixture(scope="module")
 def ours(smollm2_q8: Path) -> dict[str, Any]:
-    with Llama(str(smollm2_q8), n_ctx=256, verbose=False) as llm:
+    with Llama(model_path=str(smollm2_q8), **HOW) as llm:
         return script(llm)
 
 

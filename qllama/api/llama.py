@@ -63,6 +63,9 @@ class Llama(CompatibleModel):
     on_compile : callable, optional
         Given a stage, stages done and stages in all while kernels are compiled (once
         on a machine) or loaded. By default one line on stderr tells of compiling.
+    **llama_cpp
+        What llama-cpp-python takes to say where it computes, `n_gpu_layers` and its like;
+        see `LlamaCppArguments`. It changes nothing.
 
     Raises
     ------

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qllama.api.llama_cpp_arguments import LlamaCppArguments, check_arguments
 from qllama.api.lora import LoraArgument, load_adapter, lora_scales
 from qllama.config import DEFAULT_N_BATCH, ModelConfig
 from qllama.errors import TokenizerError
@@ -28,7 +29,7 @@ from qllama.tokenizer.chat import ChatTemplate
 from qllama.tracing.watch import Hooks, Watch
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 __all__ = ["OpenModel"]
 
@@ -55,7 +56,9 @@ class OpenModel:
         verbose: bool = False,
         on_load: Callable[[int, int], None] | None = None,
         on_compile: Callable[[str, int, int], None] | None = None,
+        **llama_cpp: Unpack[LlamaCppArguments],
     ) -> None:
+        check_arguments(llama_cpp)
         started = time.perf_counter()
         self._path = str(Path(model_path).absolute())
         self._how: dict[str, Any] = {
