@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-__all__ = ["CompileNotice", "notice"]
+__all__ = ["CompileNotice", "StageNotice", "notice"]
 
 
 class CompileNotice:
@@ -35,6 +35,27 @@ class CompileNotice:
         if time.monotonic() - self._started > self.PATIENCE_SECONDS:
             self._said = True
             notice("compiling kernels for this CPU, once; `qllama warmup` does it ahead")
+
+
+class StageNotice:
+    """Says on stderr what is being done, one line a stage."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Hear of progress.
+
+        Parameters
+        ----------
+        stage : str
+            What is being done.
+        done, total : int
+            Bytes of it, and in all; 0 where that is unknown.
+        """
+        if stage != self._stage:
+            self._stage = stage
+            notice(f"{stage} ({total / 1e6:.0f} MB)" if total else stage)
 
 
 def notice(text: str) -> None:

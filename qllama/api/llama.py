@@ -1,7 +1,6 @@
 """`Llama`: the Python face of qllama.
 
-Owns its description, and saved states. Fetching and converting models is `qllama.hub`'s
-business.
+Owns its description, and saved states.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import os
 from pathlib import Path
 from typing import overload
 
-from qllama.api.compatible import CompatibleModel
+from qllama.api.pretrained import PretrainedModel
 from qllama.api.state import capture, restore, state_shape
 from qllama.format import state as state_file
 from qllama.generation.session import Session
@@ -19,7 +18,7 @@ from qllama.generation.session import Session
 __all__ = ["Llama"]
 
 
-class Llama(CompatibleModel):
+class Llama(PretrainedModel):
     """A model, ready to answer.
 
     Calls may come from several threads: one lock lets one of them compute at a

@@ -5,13 +5,14 @@ Owns the preference among weight types and formats. Fetches nothing.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from qllama.errors import ModelNotFoundError
 
-__all__ = ["Choice", "choose"]
+__all__ = ["Choice", "choose", "matching"]
 
 _PART = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-\d{5}\.gguf", re.IGNORECASE)
 _FIRST = "00001"
@@ -63,7 +64,8 @@ def choose(repo: str, want: str | None, names: Sequence[str]) -> Choice:
     repo : str
         For messages.
     want : str or None
-        A GGUF file's name, or a weight type that it ends with.
+        A GGUF file's name, or a weight type that it ends with; or the name of a file of
+        weights in Hugging Face's layout.
     names : sequence of str
         All files of the repository.
 
@@ -79,9 +81,15 @@ def choose(repo: str, want: str | None, names: Sequence[str]) -> Choice:
     models = [name for name, part in parts.items() if part is None or part["number"] == _FIRST]
     if not models and want is None:
         return _weights(repo, names)
+    family = _family(want, names)
+    if family:
+        return _weights(repo, [*(name for name in names if name in _COMPANIONS), *family])
     chosen = models
     if want is not None:
         want = want.lower()
+        split = _PART.fullmatch(want)
+        if split is not None:
+            want = f"{split['stem']}-{_FIRST}{want[split.end('number') :]}"
         chosen = [n for n in models if n.lower() in (want, f"{want}.gguf")] or [
             n for n in models if f"{weight_type(n)}_".lower().startswith(f"{want}_")
         ]
@@ -95,6 +103,46 @@ def choose(repo: str, want: str | None, names: Sequence[str]) -> Choice:
         return Choice(main, (main,))
     others = (n for n, part in parts.items() if part and part["stem"] == first["stem"])
     return Choice(main, tuple(sorted(others)))
+
+
+def matching(repo: str, pattern: str, names: Sequence[str]) -> str:
+    """Return what a shell pattern means: the `want` of `choose` that takes what matches.
+
+    Parameters
+    ----------
+    repo : str
+        For messages.
+    pattern : str
+        As `*Q8_0.gguf`; `*` matches `/` too.
+    names : sequence of str
+        All files of the repository.
+
+    Raises
+    ------
+    ModelNotFoundError
+        When no model matches, or several do; lists them.
+    """
+    models = {
+        choose(repo, name, names).main
+        for name in fnmatch.filter(names, pattern)
+        if _is_gguf_model(name) or _family(name, names)
+    }
+    if len(models) != 1:
+        found = f"several: {_listed(models)}" if models else f"none of {_listed(names)}"
+        raise ModelNotFoundError(
+            f"{repo}: expected {pattern!r} to match one model, found {found}; name a file"
+        )
+    return models.pop()
+
+
+def _family(name: str | None, names: Sequence[str]) -> list[str]:
+    """Weights in Hugging Face's layout that a file is part of, with their index."""
+    for single in _WEIGHTS:
+        stem, _, suffix = single.rpartition(".")
+        own = re.compile(rf"{stem}(-\d+-of-\d+)?\.{suffix}({re.escape(_INDEX)})?")
+        if name is not None and own.fullmatch(name):
+            return [other for other in names if own.fullmatch(other)]
+    return []
 
 
 def _is_gguf_model(name: str) -> bool:

@@ -18,10 +18,10 @@ from qllama.checksum import file_sha256
 from qllama.errors import ModelNotFoundError, QllamaError
 from qllama.hub import cache
 from qllama.hub.checkpoint import Checkpoint
-from qllama.hub.choice import choose
+from qllama.hub.choice import choose, matching
 from qllama.progress import OnProgress
 
-__all__ = ["HubReference", "explain", "fetch", "parse"]
+__all__ = ["HubReference", "Place", "explain", "fetch", "parse", "search"]
 
 _REFERENCE = re.compile(
     r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(:(?P<want>[\w.-]+(/[\w.-]+)*))?", re.ASCII
@@ -50,6 +50,22 @@ class HubReference:
         return name.replace("/", "--")
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the client keeps what it downloads.
+
+    Parameters
+    ----------
+    cache_dir : Path or None
+        Another cache than the client's own.
+    local_dir : Path or None
+        A directory for the files as they are, instead of a cache.
+    """
+
+    cache_dir: Path | None = None
+    local_dir: Path | None = None
+
+
 def parse(text: str) -> HubReference | None:
     """Read `org/name`, `org/name:file.gguf` or `org/name:q8_0`; None for anything else."""
     match = _REFERENCE.fullmatch(text)
@@ -58,7 +74,46 @@ def parse(text: str) -> HubReference | None:
     return HubReference(match["repo"], match["want"])
 
 
-def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
+def search(repo: str, pattern: str) -> HubReference:
+    """Return what a shell pattern for file names means in a repository.
+
+    Parameters
+    ----------
+    repo : str
+        `org/name`.
+    pattern : str
+        As `*Q8_0.gguf`.
+
+    Raises
+    ------
+    ModelNotFoundError
+        When it does not match one model, or the hub refuses; see `fetch`.
+    """
+    from huggingface_hub import HfApi
+
+    reference = HubReference(repo, pattern)
+    try:
+        names = [file.rfilename for file in HfApi(_endpoint()).model_info(repo).siblings or ()]
+    except Exception as e:  # see fetch
+        raise explain(reference, e) from e
+    name = matching(repo, pattern, names)
+    found = parse(f"{repo}:{name}")
+    if found is None:
+        raise ModelNotFoundError(
+            f"{repo}: {name!r}: expected a file name of letters, digits, '.', '_' and '-'; "
+            "download it and convert the file"
+        )
+    return found
+
+
+def _endpoint() -> str | None:
+    # The client reads the variable once, when it is imported.
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+
+
+def fetch(
+    reference: HubReference, on_progress: OnProgress, place: Place | None = None
+) -> Checkpoint:
     """Download a model of a repository into the hub client's own cache.
 
     Parameters
@@ -67,6 +122,8 @@ def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
         What to fetch.
     on_progress : callable
         Told of the download and of the verification.
+    place : Place, optional
+        Where else to download it to.
 
     Raises
     ------
@@ -81,14 +138,13 @@ def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
     """
     from huggingface_hub import HfApi, hf_hub_download
 
-    # The client reads the variable once, when it is imported.
-    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+    endpoint, place = _endpoint(), place or Place()
     try:
         info = HfApi(endpoint=endpoint).model_info(reference.repo, files_metadata=True)
         found = {file.rfilename: file for file in info.siblings or ()}
         choice = choose(reference.repo, reference.want, list(found))
         sizes = {name: found[name].size or 0 for name in choice.files}
-        _require_space(reference.repo, info.sha, sizes)
+        _require_space(reference.repo, info.sha, sizes, place)
         total = sum(sizes.values())
         before = 0
         paths = {}
@@ -96,7 +152,13 @@ def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
             bar = _bar_class(f"downloading {reference.repo}", on_progress, before, total)
             paths[name] = Path(
                 hf_hub_download(
-                    reference.repo, name, revision=info.sha, endpoint=endpoint, tqdm_class=bar
+                    reference.repo,
+                    name,
+                    revision=info.sha,
+                    endpoint=endpoint,
+                    tqdm_class=bar,
+                    cache_dir=place.cache_dir,
+                    local_dir=place.local_dir,
                 )
             )
             before += sizes[name]
@@ -120,16 +182,19 @@ def fetch(reference: HubReference, on_progress: OnProgress) -> Checkpoint:
     return Checkpoint(path, f"hf:{reference.repo}/{choice.main}@{info.sha}", expected)
 
 
-def _require_space(repo: str, revision: str | None, sizes: Mapping[str, int]) -> None:
+def _require_space(repo: str, revision: str | None, sizes: Mapping[str, int], place: Place) -> None:
     """Refuse to download files that the disk cannot hold; those that are there need nothing."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    missing = [
-        n_bytes
-        for name, n_bytes in sizes.items()
-        if not isinstance(try_to_load_from_cache(repo, name, revision=revision), str)
-    ]
-    cache.require_space(repo, sum(missing), Path(constants.HF_HUB_CACHE), "HF_HOME")
+    def is_there(name: str) -> bool:
+        if place.local_dir is not None:
+            return (place.local_dir / name).is_file()
+        found = try_to_load_from_cache(repo, name, place.cache_dir, revision)
+        return isinstance(found, str)
+
+    missing = sum(n_bytes for name, n_bytes in sizes.items() if not is_there(name))
+    directory = place.local_dir or place.cache_dir or Path(constants.HF_HUB_CACHE)
+    cache.require_space(repo, missing, directory, "HF_HOME")
 
 
 def _check_runnable(config: Path) -> None:

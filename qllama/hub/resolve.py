@@ -7,6 +7,7 @@ that models come from in detail.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import os
 import re
@@ -22,13 +23,14 @@ from qllama.hub.installed import cached_names
 from qllama.notice import notice
 from qllama.progress import OnProgress, silent
 
-__all__ = ["resolve_model"]
+__all__ = ["resolve_model", "resolve_repository"]
 
 
 def resolve_model(
     name_or_path: str | os.PathLike[str] | None,
     *,
     type: str = "q4",
+    place: huggingface.Place | None = None,
     on_progress: OnProgress | None = None,
 ) -> Path:
     """Return the path of a ready `.qlm` file; fetch and convert where needed.
@@ -45,6 +47,8 @@ def resolve_model(
         None is the default model.
     type : str
         Preset to convert to, where a conversion is needed.
+    place : huggingface.Place, optional
+        Where to download from the hub to.
     on_progress : callable or None
         Called with a stage, the bytes done and the bytes in all.
 
@@ -85,7 +89,67 @@ def resolve_model(
             "the Hugging Face hub"
         )
     wanted = reference
-    return _cached(wanted.cache_name, type, lambda _: huggingface.fetch(wanted, report), report)
+    return _cached(
+        wanted.cache_name, type, lambda _: huggingface.fetch(wanted, report, place), report
+    )
+
+
+def resolve_repository(
+    repo: str,
+    filename: str,
+    *,
+    type: str = "q4",
+    place: huggingface.Place | None = None,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Return the path of a ready `.qlm` file made of one of a repository's files.
+
+    Parameters
+    ----------
+    repo : str
+        `org/name` on the Hugging Face hub.
+    filename : str
+        Of a file, or a shell pattern that matches those of one model. What is in the cache
+        is used without asking the network.
+    type, on_progress
+        As in `resolve_model`, which says what is raised.
+    place : huggingface.Place, optional
+        Where to download to.
+    """
+    from converter.recipe import preset
+
+    type = preset(type).name
+    whole = huggingface.parse(repo)
+    if whole is None or whole.want is not None:
+        raise ModelNotFoundError(f"{repo}: expected org/name, a repository on the Hugging Face hub")
+    reference = huggingface.parse(f"{repo}:{filename}") or _matched(whole, filename, type)
+    return _of_repository(reference, type, place, on_progress or silent)
+
+
+def _matched(
+    repository: huggingface.HubReference, pattern: str, type: str
+) -> huggingface.HubReference:
+    """Return what a pattern means: the one such file in the cache, else on the hub."""
+    prefix = f"{repository.cache_name}--"
+    names = [
+        name.removeprefix(prefix).removesuffix(f"-{type}")
+        for name in cached_names()
+        if name.startswith(prefix) and name.endswith(f"-{type}")
+    ]
+    found = fnmatch.filter(names, pattern.replace("/", "--"))
+    if len(found) == 1 and cache.is_ready(cache.model_path(f"{prefix}{found[0]}", type)):
+        return huggingface.HubReference(repository.repo, found[0])
+    return huggingface.search(repository.repo, pattern)
+
+
+def _of_repository(
+    reference: huggingface.HubReference,
+    type: str,
+    place: huggingface.Place | None,
+    report: OnProgress,
+) -> Path:
+    name = reference.cache_name
+    return _cached(name, type, lambda _: huggingface.fetch(reference, report, place), report)
 
 
 def _cached(

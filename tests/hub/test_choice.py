@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qllama.errors import ModelNotFoundError
-from qllama.hub.choice import Choice, choose
+from qllama.hub.choice import Choice, choose, matching
 
 FILES = [
     "README.md",
@@ -94,3 +94,50 @@ def test_choose_prefers_a_gguf_file_which_is_smaller():
 @pytest.mark.parametrize(("want", "names"), [("f32", FILES), (None, FILES[-2:])])
 def test_choose_split_file_with_all_its_parts(want, names):
     assert choose("org/name", want, [*reversed(names)]) == Choice(FILES[-2], tuple(FILES[-2:]))
+
+
+@pytest.mark.parametrize("want", ["m.F32-00001-of-00002.gguf", "m.f32-00002-of-00002.gguf"])
+def test_choose_any_part_of_a_split_file_means_all_of_it(want):
+    names = [name.removeprefix("big/") for name in FILES]
+    assert choose("org/name", want, names).files == tuple(names[-2:])
+
+
+@pytest.mark.parametrize(
+    ("want", "expected"),
+    [
+        ("pytorch_model.bin", (*SMALL, "pytorch_model.bin")),
+        ("model.safetensors.index.json", (*SMALL, "model.safetensors.index.json", *SHARDS)),
+        (SHARDS[1], (*SMALL, "model.safetensors.index.json", *SHARDS)),
+    ],
+)
+def test_choose_a_file_of_weights_takes_what_belongs_to_it(want, expected):
+    names = [*SMALL, *SHARDS, "model.safetensors.index.json", "pytorch_model.bin", "m.Q8_0.gguf"]
+    assert choose("org/name", want, names).files == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*Q8_0.gguf", "m.Q8_0.gguf"),
+        ("m.f16*", "m.f16.gguf"),
+        ("*F32*", FILES[-2]),
+        ("*-00002-of-*.gguf", FILES[-2]),
+        ("*.safetensors", "model.safetensors.index.json"),
+    ],
+)
+def test_matching_pattern_means_one_model(pattern, expected):
+    names = [*FILES, *SHARDS, "model.safetensors.index.json"]
+    assert matching("org/name", pattern, names) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*Q4*", r"several: m\.Q4_0\.gguf, m\.Q4_K_M\.gguf; name a file"),
+        ("*Q5*", "none of README"),
+        ("README*", "none of README"),
+    ],
+)
+def test_matching_no_model_or_several_lists_them(pattern, found):
+    with pytest.raises(ModelNotFoundError, match=f"org/name: expected .* one model, found {found}"):
+        matching("org/name", pattern, FILES)
