@@ -112,6 +112,10 @@ class AnsweringModel(OpenModel):
         response_format, json_schema, regex, choice, grammar
             What the answer must look like, one of them; see `Constraint.of`. Such an
             answer breaks off early only by its length, a stop string or its caller.
+        draft_max : int
+            Most tokens to guess and verify in one step, 15 at most; 0 is plain decoding. It
+            changes no answer, only how fast those come that repeat their prompt, and stands
+            aside where `n` is given.
         on_progress : callable
             Given prompt tokens done and to do after each chunk of at most `n_batch` of
             them. It must not call this model.

@@ -18,6 +18,7 @@ from qllama.config import DEFAULT_N_BATCH, ModelConfig
 from qllama.errors import TokenizerError
 from qllama.format.reader import QlmFile
 from qllama.generation.generator import Generator
+from qllama.generation.lookup import PromptLookup
 from qllama.generation.session import Session
 from qllama.generation.transcript import Transcript
 from qllama.model.activations import activation_shapes
@@ -105,7 +106,7 @@ class OpenModel:
         session = Session(self._engine, cache_bytes=self._how["cache_bytes"])
         self._session = session.under(adapter)
         self._generator = Generator(
-            self._session, self._lock, self._tokenizer, load_seconds=load_seconds
+            self._session, self._lock, self._tokenizer, PromptLookup(), load_seconds=load_seconds
         )
         self._transcript = Transcript(self._tokenizer)
 

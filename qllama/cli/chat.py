@@ -30,6 +30,7 @@ from qllama.cli.repl.conversation import Conversation
 from qllama.cli.repl.overflow import DEFAULT_POLICY, POLICIES
 from qllama.cli.runtime import RuntimeOptions, runtime_options
 from qllama.cli.sections import SectionedCommand
+from qllama.cli.speculation import speculation_options
 from qllama.cli.text_input import read_prompt
 from qllama.hub import registry
 
@@ -67,6 +68,7 @@ Examples:
 )
 @click.option("--plain", is_flag=True, help="Draw no markdown in a session.")
 @runtime_options
+@speculation_options
 @json_option
 @verbose_option
 @debug_option

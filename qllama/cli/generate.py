@@ -20,6 +20,7 @@ from qllama.cli.options import (
 )
 from qllama.cli.runtime import RuntimeOptions, runtime_options
 from qllama.cli.sections import SectionedCommand
+from qllama.cli.speculation import speculation_options
 from qllama.cli.text_input import read_prompt
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ Examples:
 @file_option
 @generation_options
 @runtime_options
+@speculation_options
 @json_option
 @verbose_option
 @debug_option

@@ -43,6 +43,8 @@ def print_json(stream: Stream, options: GenerationOptions, *, verbose: bool) -> 
         "finish_reason": stream.finish_reason,
         "prompt_tokens": timings.prompt_tokens,
         "completion_tokens": timings.completion_tokens,
+        "guessed_tokens": timings.guessed_tokens,
+        "accepted_tokens": timings.accepted_tokens,
         "seed": stream.seed,
         "timings": {
             "load_seconds": timings.load_seconds,

@@ -20,7 +20,7 @@ _HEADINGS = {
     "Checkpoint": ("--from", "--config", "--tokenizer", "--rope-layout", "--fused-layout"),
     "Resources": (
         *("--ctx-size", "--threads", "--batch-size", "--cache-type-k", "--cache-type-v"),
-        "--mmap",
+        *("--mmap", "--draft-max"),
     ),
     "Other": ("--verbose", "--debug", "--help"),
 }

@@ -21,7 +21,7 @@ def statistics_table(timings: Timings) -> str:
     The prompt counts as far as it was evaluated: what the KV cache already held
     took no time and would make the rate meaningless.
     """
-    rows = (
+    rows = [
         ("total duration", duration(timings.total_seconds)),
         ("load duration", duration(timings.load_seconds)),
         ("prompt eval count", f"{timings.evaluated_tokens} token(s)"),
@@ -30,5 +30,8 @@ def statistics_table(timings: Timings) -> str:
         ("eval count", f"{timings.completion_tokens} token(s)"),
         ("eval duration", duration(timings.completion_seconds)),
         ("eval rate", f"{timings.completion_rate:.2f} tokens/s"),
-    )
+    ]
+    if timings.guessed_tokens:
+        counts = f"{timings.accepted_tokens} of {timings.guessed_tokens} guessed token(s)"
+        rows.append(("draft acceptance", f"{timings.acceptance:.2f} ({counts})"))
     return "\n".join(f"{label + ':':<22}{value}" for label, value in rows)

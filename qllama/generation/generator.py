@@ -19,14 +19,17 @@ import numpy as np
 from qllama.generation.beams import BeamEvaluator, BeamSearch
 from qllama.generation.constraint import Constraint, ConstraintOptions
 from qllama.generation.draft import Draft, Limits
+from qllama.generation.expectation import StepCosts
 from qllama.generation.guide import Guides
 from qllama.generation.interrupt import Interrupt
 from qllama.generation.logprobs import TokenLogprob
+from qllama.generation.lookup import Guesser
 from qllama.generation.loop import Stream
 from qllama.generation.options import SamplingOptions, SamplingParams
 from qllama.generation.results import Completion, FinishReason, Timings
 from qllama.generation.sampling import Sampler
 from qllama.generation.session import Progress, Session
+from qllama.generation.speculation import MOST_GUESSES, Speculation
 from qllama.generation.together import OpenEngine, Together
 from qllama.generation.worker import Worker
 from qllama.tokenizer.base import Tokenizer
@@ -53,6 +56,7 @@ class DraftOptions(SamplingOptions, ConstraintOptions, total=False):
     stop_token_ids: Iterable[int]
     timeout: float | None
     logprobs: int | None
+    draft_max: int
 
 
 class GenerationOptions(DraftOptions, total=False):
@@ -72,6 +76,8 @@ class Generator:
         Guards the session.
     tokenizer : Tokenizer
         The model's.
+    guesser : Guesser
+        Guesses tokens to evaluate ahead.
     load_seconds : float
         Passed on to every answer's `Timings`.
     """
@@ -81,6 +87,7 @@ class Generator:
         session: Session,
         lock: threading.Lock,
         tokenizer: Tokenizer,
+        guesser: Guesser,
         *,
         load_seconds: float = 0.0,
     ) -> None:
@@ -88,6 +95,8 @@ class Generator:
         self._lock = lock
         self._tokenizer = tokenizer
         self._guides = Guides(tokenizer)
+        self._guesser = guesser
+        self._step_costs = StepCosts()
         self._load_seconds = load_seconds
         self._starting = threading.Lock()
         self._answers: weakref.WeakSet[Stream | Together | Interrupt] = weakref.WeakSet()
@@ -138,6 +147,8 @@ class Generator:
                 Note each token's log-probability, and those of so many likeliest tokens.
             response_format, json_schema, regex, choice, grammar
                 What the answer must look like; see `Constraint.of`.
+            draft_max : int
+                Most tokens to guess and evaluate ahead; 0 is plain decoding.
             Others
                 Fields of `SamplingParams`.
 
@@ -148,11 +159,13 @@ class Generator:
         TypeError, ValueError
             When an option is unknown or out of range; names it.
         """
+        draft = self._draft(prompt, **options)
         return self._noted(
             Stream(
                 self._session,
                 self._lock,
-                self._draft(prompt, **options),
+                draft,
+                speculation=self._speculation(draft, options.get("draft_max", MOST_GUESSES)),
                 timeout=options.get("timeout"),
                 load_seconds=self._load_seconds,
                 on_progress=on_progress,
@@ -172,7 +185,7 @@ class Generator:
         """Return `n` answers that continue `prompt`; nothing is evaluated yet.
 
         The first is the one that `start` would give; the seed of each is one more than
-        that of the one before.
+        that of the one before. Nothing is guessed: a step has enough tokens.
 
         Parameters
         ----------
@@ -254,6 +267,7 @@ class Generator:
         regex: str | None = None,
         choice: Sequence[str] | None = None,
         grammar: str | Constraint | None = None,
+        draft_max: int = 0,
         **sampling: Unpack[SamplingOptions],
     ) -> Draft:
         constraint = Constraint.of(
@@ -269,6 +283,8 @@ class Generator:
         if logprobs is not None and not 0 <= logprobs <= _MOST_LOGPROBS:
             raise ValueError(f"logprobs: expected None or 0 to {_MOST_LOGPROBS}, found {logprobs}")
         previous = prompt[-1] if prompt else None
+        if draft_max < 0:
+            raise ValueError(f"draft_max: expected an integer >= 0, found {draft_max}")
         return Draft(
             prompt,
             n_ctx=self._session.n_ctx,
@@ -282,6 +298,11 @@ class Generator:
             guide=None if constraint is None else self._guides.guide(constraint, ends, previous),
             n_logprobs=logprobs,
         )
+
+    def _speculation(self, draft: Draft, n_most: int) -> Speculation | None:
+        if n_most == 0:
+            return None
+        return Speculation(self._session, self._guesser, self._step_costs, draft.n_limit, n_most)
 
     def _noted(self, answer: _Answer) -> _Answer:
         """Have `cancel` find an answer as long as somebody holds it."""

@@ -15,6 +15,7 @@ from qllama.generation.draft import Draft
 from qllama.generation.interrupt import EndedEarly, Interrupt
 from qllama.generation.results import Completion, FinishReason, Piece, Timings
 from qllama.generation.session import Progress, Session
+from qllama.generation.speculation import Speculation
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -43,6 +44,8 @@ class Stream(Iterator[Piece]):
         Guards the session.
     draft : Draft
         The answer.
+    speculation : Speculation, optional
+        Evaluates guessed tokens with the chosen ones.
     timeout : float, optional
         Seconds from now until the answer ends as it is.
     load_seconds : float
@@ -60,6 +63,7 @@ class Stream(Iterator[Piece]):
         lock: threading.Lock,
         draft: Draft,
         *,
+        speculation: Speculation | None = None,
         timeout: float | None = None,
         load_seconds: float = 0.0,
         on_progress: Progress | None = None,
@@ -68,6 +72,7 @@ class Stream(Iterator[Piece]):
         self._session = session
         self._lock = lock
         self._draft = draft
+        self._speculation = speculation
         self._interrupt = Interrupt(timeout)
         self._load_seconds = load_seconds
         self._on_progress = on_progress
@@ -110,6 +115,8 @@ class Stream(Iterator[Piece]):
             prompt_seconds=self._prompt_seconds,
             completion_tokens=self._draft.n_tokens - self._draft.n_prompt,
             completion_seconds=self._completion_seconds,
+            guessed_tokens=0 if self._speculation is None else self._speculation.n_guessed,
+            accepted_tokens=0 if self._speculation is None else self._speculation.n_accepted,
         )
 
     def cancel(self) -> None:
@@ -198,7 +205,8 @@ class Stream(Iterator[Piece]):
         draft = self._draft
         is_first = draft.n_tokens == draft.n_prompt
         started = time.perf_counter()
-        logits, n_reused = self._session.evaluate(
+        source = self._session if self._speculation is None or is_first else self._speculation
+        logits, n_reused = source.evaluate(
             draft.tokens, on_progress=self._on_progress, check=self._interrupt.check
         )
         if is_first:

@@ -34,6 +34,9 @@ class Timings:
     completion_seconds : float
         Choosing and evaluating them; time that the caller spent between two pieces
         of a stream does not count.
+    guessed_tokens, accepted_tokens : int
+        Tokens that were guessed and evaluated ahead of their turn, and how many of them
+        were then chosen.
     """
 
     load_seconds: float
@@ -42,6 +45,8 @@ class Timings:
     prompt_seconds: float
     completion_tokens: int
     completion_seconds: float
+    guessed_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def evaluated_tokens(self) -> int:
@@ -57,6 +62,11 @@ class Timings:
     def completion_rate(self) -> float:
         """Chosen tokens a second; 0 before any."""
         return _rate(self.completion_tokens, self.completion_seconds)
+
+    @property
+    def acceptance(self) -> float:
+        """What part of the guessed tokens was chosen; 0 before any."""
+        return self.accepted_tokens / max(1, self.guessed_tokens)
 
     @property
     def total_seconds(self) -> float:

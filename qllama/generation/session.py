@@ -21,12 +21,14 @@ from qllama.generation.prefix_cache import PrefixCache, Saved, n_common
 if TYPE_CHECKING:
     from qllama.model.adapter import Adapter
 
-__all__ = ["Evaluated", "Evaluator", "Session"]
+__all__ = ["MOST_UNSAVED", "Evaluated", "Evaluator", "Session"]
 
 Progress = Callable[[int, int], None]
 
 # Fewer tokens are evaluated in less time than a chunk of the cache is copied.
 _FEWEST = 16
+#: Of so many tokens no copy is made when others displace them.
+MOST_UNSAVED = _FEWEST - 1
 
 
 class Evaluator(Protocol):
@@ -193,6 +195,15 @@ class Session:
         """The tokens whose keys and values are valid in the slot."""
         tokens: list[int] = self._held.tolist()
         return tokens
+
+    def holds(self, tokens: npt.NDArray[np.int32]) -> bool:
+        """Whether the slot holds all of a sequence.
+
+        Parameters
+        ----------
+        tokens : int32, (n_tokens,)
+        """
+        return n_common(self._held, tokens) == tokens.size
 
     def evaluate(
         self,

@@ -18,6 +18,8 @@ TIMINGS = Timings(
     prompt_seconds=0.04,
     completion_tokens=50,
     completion_seconds=2.0,
+    guessed_tokens=8,
+    accepted_tokens=6,
 )
 
 

@@ -27,6 +27,7 @@ DEFAULTS = {
     "logit_bias": {},
     "stop": (),
     "seed": -1,
+    "draft_max": 15,
 }
 
 DEFAULT_MODEL_DEFAULTS = {**DEFAULTS, "temperature": 0.1, "top_p": 0.9, "repeat_penalty": 1.1}
@@ -34,7 +35,7 @@ DEFAULT_MODEL_DEFAULTS = {**DEFAULTS, "temperature": 0.1, "top_p": 0.9, "repeat_
 ALL_FLAGS = (
     "-n 7 -s 3 --temp 0.5 --top-k 5 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.1 "
     "--repeat-last-n 32 --presence-penalty 0.2 --frequency-penalty -0.3 "
-    "-l 12+1.5 -l 13-inf --stop END --stop X -c 512 -t 2 -b 64"
+    "-l 12+1.5 -l 13-inf --stop END --stop X -c 512 -t 2 -b 64 --draft-max 4"
 )
 
 
@@ -105,6 +106,7 @@ def test_command_flags_reach_the_model(run, fake_llama, command):
         "logit_bias": {12: 1.5, 13: float("-inf")},
         "stop": ("END", "X"),
         "seed": 3,
+        "draft_max": 4,
     }
     assert fake.loaded[0][1] == RuntimeOptions(n_ctx=512, n_threads=2, n_batch=64)
 
@@ -180,6 +182,7 @@ def test_answer_verbose_prints_timings_under_ollamas_labels(run, fake_llama):
         "eval count:           50 token(s)",
         "eval duration:        2.000s",
         "eval rate:            25.00 tokens/s",
+        "draft acceptance:     0.75 (6 of 8 guessed token(s))",
     ]
 
 

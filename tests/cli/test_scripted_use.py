@@ -168,6 +168,8 @@ def test_json_is_one_line_that_says_everything(run, fake_llama, command):
         "finish_reason": "stop",
         "prompt_tokens": 30,
         "completion_tokens": 50,
+        "guessed_tokens": 8,
+        "accepted_tokens": 6,
         "seed": 7,
         "timings": {
             "load_seconds": 0.5,

@@ -7,6 +7,7 @@ from fake_model import ASSISTANT, EOS, USER, ByteTokenizer, FakeEngine, token_id
 
 from qllama.errors import ContextLengthError
 from qllama.generation.generator import Generator
+from qllama.generation.lookup import PromptLookup
 from qllama.generation.session import Session
 
 
@@ -17,7 +18,9 @@ class Model:
         self.engine = FakeEngine(dict(answers), **engine)
         self.session = Session(self.engine)
         self.lock = threading.Lock()
-        self.generator = Generator(self.session, self.lock, tokenizer or ByteTokenizer())
+        self.generator = Generator(
+            self.session, self.lock, tokenizer or ByteTokenizer(), PromptLookup()
+        )
 
     def start(self, prompt, **options):
         return self.generator.start(token_ids(prompt), **{"temperature": 0} | options)
@@ -59,7 +62,7 @@ def test_stream_completion_is_the_pieces_joined():
 
 def test_stream_evaluates_each_token_once_and_never_the_last():
     model = Model({"Question": "Hey"})
-    model.start("Question").completion()
+    model.start("Question", draft_max=0).completion()
     assert model.engine.evaluated == [8, 1, 1, 1]
     assert model.session.held == [*b"QuestionHey"]
 

@@ -10,6 +10,7 @@ import pytest
 from fake_model import ByteTokenizer, FakeEngine, token_ids
 
 from qllama.generation.generator import Generator
+from qllama.generation.lookup import PromptLookup
 from qllama.generation.session import Session
 
 NOISE = {"temperature": 1.0, "top_k": 0, "max_tokens": 12}
@@ -20,7 +21,7 @@ class Model:
         self.engine = FakeEngine(dict(answers), **engine)
         self.session = Session(self.engine)
         self.lock = threading.Lock()
-        self.generator = Generator(self.session, self.lock, ByteTokenizer())
+        self.generator = Generator(self.session, self.lock, ByteTokenizer(), PromptLookup())
 
     def start(self, prompt, **options):
         return self.generator.start(token_ids(prompt), **{"temperature": 0} | options)

@@ -230,4 +230,6 @@ def _sum(before: Timings | None, more: Timings) -> Timings:
         prompt_seconds=before.prompt_seconds + more.prompt_seconds,
         completion_tokens=before.completion_tokens + more.completion_tokens,
         completion_seconds=before.completion_seconds + more.completion_seconds,
+        guessed_tokens=before.guessed_tokens + more.guessed_tokens,
+        accepted_tokens=before.accepted_tokens + more.accepted_tokens,
     )

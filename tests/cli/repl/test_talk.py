@@ -21,6 +21,7 @@ prompt eval rate:     250.00 tokens/s
 eval count:           50 token(s)
 eval duration:        2.000s
 eval rate:            25.00 tokens/s
+draft acceptance:     0.75 (6 of 8 guessed token(s))
 
 """
 
