@@ -81,3 +81,16 @@ def test_real_model_next_turn_reuses_what_was_right(llm):
     assert again.timings.reused_tokens >= held - 1
     with Llama(llm._path, n_ctx=512) as fresh:
         assert fresh.chat(messages, max_tokens=10, temperature=0, draft_max=0) == again
+
+
+def test_real_model_hooks_are_given_an_answer_token_by_token(llm):
+    positions = []
+
+    def noting(values, at):
+        positions.append(list(at.positions))
+
+    with llm.hooked({"layers.0.input": noting}) as hooked:
+        prompt = llm.tokenize_chat([{"role": "user", "content": PROMPTS["rewriting"]}])
+        answer = hooked.generate(prompt, max_tokens=20, temperature=0)
+    assert answer.timings.guessed_tokens == 0
+    assert positions[-19:] == [[len(prompt) + i] for i in range(19)]

@@ -105,8 +105,10 @@ class OpenModel:
         """Have nothing evaluated yet."""
         session = Session(self._engine, cache_bytes=self._how["cache_bytes"])
         self._session = session.under(adapter)
+        # Hooks are given an answer token by token.
+        guesser = None if self._hooks else PromptLookup()
         self._generator = Generator(
-            self._session, self._lock, self._tokenizer, PromptLookup(), load_seconds=load_seconds
+            self._session, self._lock, self._tokenizer, guesser, load_seconds=load_seconds
         )
         self._transcript = Transcript(self._tokenizer)
 

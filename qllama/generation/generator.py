@@ -76,7 +76,7 @@ class Generator:
         Guards the session.
     tokenizer : Tokenizer
         The model's.
-    guesser : Guesser
+    guesser : Guesser or None
         Guesses tokens to evaluate ahead.
     load_seconds : float
         Passed on to every answer's `Timings`.
@@ -87,7 +87,7 @@ class Generator:
         session: Session,
         lock: threading.Lock,
         tokenizer: Tokenizer,
-        guesser: Guesser,
+        guesser: Guesser | None,
         *,
         load_seconds: float = 0.0,
     ) -> None:
@@ -300,7 +300,7 @@ class Generator:
         )
 
     def _speculation(self, draft: Draft, n_most: int) -> Speculation | None:
-        if n_most == 0:
+        if self._guesser is None or n_most == 0:
             return None
         return Speculation(self._session, self._guesser, self._step_costs, draft.n_limit, n_most)
 
