@@ -180,8 +180,7 @@ def test_embedding_has_the_shape_of_the_openai_api(llm):
     [
         ("create_completion", {"tfs_z": 0.5}),
         ("create_completion", {"stopping_criteria": [len]}),
-        ("create_chat_completion", {"tools": [{}]}),
-        ("create_chat_completion", {"tool_choice": "required"}),
+        ("create_chat_completion", {"functions": [{}]}),
     ],
 )
 def test_argument_that_is_not_offered_is_refused_by_name(llm, method, argument):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import datetime
 import os
 import subprocess
 import sys
@@ -52,6 +54,13 @@ def test_example_batch_scoring_ranks_the_right_choice_first(run):
     lines = run("batch_scoring.py")
     assert lines[0].startswith("The capital of France is: Paris (")
     assert len(lines) == 3
+
+
+def test_example_structured_extraction_prints_a_record_a_note(run):
+    first, second = map(ast.literal_eval, run("structured_extraction.py"))
+    assert [*first] == [*second] == ["who", "date", "amount", "currency"]
+    assert (first["who"], first["amount"], first["currency"]) == ("Anna Berg", 120, "euro")
+    datetime.date.fromisoformat(second["date"])
 
 
 def test_examples_are_all_tested():

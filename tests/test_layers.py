@@ -186,6 +186,7 @@ def test_layers_source_files_stay_below_the_line_cap():
         ("import qllama", "numpy"),
         ("from qllama import Llama", "converter"),
         ("from qllama import Llama", "huggingface_hub"),
+        ("from qllama import Llama", "llguidance"),
         ("from qllama.cli import cli; cli.main(['--help'])", "numpy"),
         ("from qllama.cli import cli; cli.main(['chat', '--help'])", "numpy"),
         ("from qllama.cli import cli; cli.main(['--help'])", "rich"),

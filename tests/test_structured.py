@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
+import sys
 
 import jsonschema
 import pytest
@@ -205,6 +207,17 @@ def test_stop_string_and_cancellation_end_an_answer_before_it_is_whole(llm):
     with llm.generate("So: ", regex="a{200}", stream=True) as stream:
         next(stream)
     assert stream.finish_reason == "cancelled"
+
+
+def test_plain_answer_loads_no_library_for_constraints(smollm2_q8):
+    code = (
+        "import sys; from qllama import Llama\n"
+        "Llama(sys.argv[1], n_ctx=64).generate('Hi', max_tokens=1)\n"
+        "assert 'llguidance' not in sys.modules"
+    )
+    run = [sys.executable, "-c", code, smollm2_q8]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

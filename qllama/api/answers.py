@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from qllama.api.model import OpenModel
+from qllama.api.tools import Tools, plain_messages
 from qllama.generation.beams import BeamSearch
 from qllama.generation.generator import GenerationOptions
 from qllama.generation.loop import Stream
@@ -232,6 +233,8 @@ class AnsweringModel(OpenModel):
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
         stream: Literal[False] = False,
         **options: Unpack[GenerationOptions],
     ) -> Completion: ...
@@ -241,6 +244,8 @@ class AnsweringModel(OpenModel):
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
         stream: Literal[True],
         **options: Unpack[GenerationOptions],
     ) -> Stream: ...
@@ -249,6 +254,8 @@ class AnsweringModel(OpenModel):
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
         stream: bool = False,
         **options: Unpack[GenerationOptions],
     ) -> Completion | Stream:
@@ -260,7 +267,13 @@ class AnsweringModel(OpenModel):
         Parameters
         ----------
         messages : sequence of mapping
-            Each with `role` (`system`, `user`, `assistant`) and `content`.
+            Each with `role` (`system`, `user`, `assistant`, `tool`) and `content`, or
+            `tool_calls`.
+        tools : sequence of mapping, optional
+            What the model may call, as the OpenAI API has it; see `Tools`. The answer's
+            `tool_calls` tell what it calls, its text has them as the model wrote them.
+        tool_choice : str or mapping, optional
+            `auto`, `none`, `required` or the one to call.
         stream : bool
             Return the answer piece by piece, while it is made.
         **options
@@ -281,11 +294,12 @@ class AnsweringModel(OpenModel):
         TypeError, ValueError
             When an option is unknown or out of range, or a message incomplete.
         """
-        prompt = self._render(messages)
-        ids = self._transcript.encode(prompt)
-        answer = self._generator.start(ids, **options)
-        self._transcript.remember(prompt, ids, answer)
-        return answer if stream else answer.completion()
+        offered = self._offered(tools, tool_choice)
+        answer = self._start_chat(messages, offered, options)
+        if stream:
+            return answer
+        completion = answer.completion()
+        return completion if offered is None else offered.read(completion)
 
     def tokenize_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Return the token ids that `chat` would evaluate before it answers.
@@ -309,11 +323,43 @@ class AnsweringModel(OpenModel):
         """
         return self.chat(messages, stream=True, **options)
 
-    def _render(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        check_messages(messages)
+    def _offered(
+        self, tools: Sequence[Mapping[str, Any]] | None, tool_choice: object
+    ) -> Tools | None:
+        if tools is None and tool_choice not in (None, "none", "auto"):
+            raise ValueError(f"tool_choice: expected tools to choose from, found {tool_choice!r}")
+        if tools is None or tool_choice == "none":
+            return None
+        return Tools(tools, tool_choice, self._template().source)
+
+    def _start_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        offered: Tools | None,
+        options: GenerationOptions,
+    ) -> Stream:
+        prompt = self._render(messages, offered)
+        ids = self._transcript.encode(prompt)
+        if offered is not None:
+            options = offered.constrained(options, self._tokenizer)
+        answer = self._generator.start(ids, **options)
+        self._transcript.remember(prompt, ids, answer)
+        return answer
+
+    def _template(self) -> ChatTemplate:
         if self._chat_template is None:
             self._chat_template = ChatTemplate.of(self._tokenizer)
-        return self._chat_template.render(messages)
+        return self._chat_template
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], offered: Tools | None = None) -> str:
+        check_messages(messages)
+        template = self._template()
+        messages = plain_messages(messages, template.source)
+        if offered is None:
+            return template.render(messages)
+        if offered.form_is_own:
+            return template.render(messages, tools=offered.tools)
+        return template.render(offered.told(messages))
 
     def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
         if isinstance(prompt, str):

@@ -11,10 +11,13 @@ from typing import Any
 
 from qllama.api.inspection import InspectableModel
 from qllama.api.shapes import Response, chat_logprobs, completion_logprobs, usage
+from qllama.api.tools import finish_reason, message, streamed
 from qllama.generation.constraint import Constraint
+from qllama.generation.generator import GenerationOptions
 from qllama.generation.logprobs import TokenLogprob
 from qllama.generation.loop import Stream
 from qllama.generation.options import LogitsProcessor
+from qllama.generation.tool_calls import CallReader
 
 __all__ = ["CompatibleModel"]
 
@@ -135,8 +138,8 @@ class CompatibleModel(InspectableModel):
         messages: Sequence[Mapping[str, Any]],
         functions: object = None,
         function_call: object = None,
-        tools: object = None,
-        tool_choice: object = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
         temperature: float = 0.2,
         top_p: float = 0.95,
         top_k: int = 40,
@@ -169,7 +172,9 @@ class CompatibleModel(InspectableModel):
             As `chat` takes them.
         response_format : mapping, optional
             `{"type": "json_object"}` and its like, as in `generate`.
-        functions, function_call, tools, tool_choice, tfs_z
+        tools, tool_choice
+            As in `chat`.
+        functions, function_call, tfs_z
             Not offered; refused where they are not as they are by default.
         logprobs, top_logprobs : bool, int
             Have the response tell how likely its tokens were, and which others.
@@ -188,44 +193,44 @@ class CompatibleModel(InspectableModel):
         _refuse(
             functions=functions,
             function_call=function_call,
-            tools=tools,
-            tool_choice=tool_choice not in (None, "none", "auto"),
             tfs_z=tfs_z != 1.0,
         )
-        answer = self.chat(
-            messages,
-            stream=True,
-            max_tokens=max_tokens if max_tokens is not None and max_tokens > 0 else None,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            typical_p=typical_p,
-            stop=stop,
-            seed=seed,
-            presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty,
-            repeat_penalty=repeat_penalty,
-            mirostat=mirostat_mode,
-            mirostat_tau=mirostat_tau,
-            mirostat_eta=mirostat_eta,
-            logits_processors=_processors(logits_processor),
-            logit_bias=_biases(logit_bias),
-            logprobs=(top_logprobs or 0) if logprobs else None,
-            response_format=response_format,
-            grammar=grammar,
-        )
+        options: GenerationOptions = {
+            "max_tokens": max_tokens if max_tokens is not None and max_tokens > 0 else None,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "min_p": min_p,
+            "typical_p": typical_p,
+            "stop": stop,
+            "seed": seed,
+            "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty,
+            "repeat_penalty": repeat_penalty,
+            "mirostat": mirostat_mode,
+            "mirostat_tau": mirostat_tau,
+            "mirostat_eta": mirostat_eta,
+            "logits_processors": _processors(logits_processor),
+            "logit_bias": _biases(logit_bias),
+            "logprobs": (top_logprobs or 0) if logprobs else None,
+            "response_format": response_format,
+            "grammar": grammar,
+        }
+        offered = self._offered(tools, tool_choice)
+        answer = self._start_chat(messages, offered, options)
         response = Response("chat.completion", model or self._path)
+        reader = None if offered is None else offered.reader()
         if stream:
-            return self._stream_chat(response, answer)
+            return self._stream_chat(response, answer, reader)
         text = answer.completion()
+        parts = [str(text)] if reader is None else [*reader.push(text), reader.flush()]
         choice = {
             "index": 0,
-            "message": {"role": "assistant", "content": str(text)},
+            "message": message(parts),
             "logprobs": None
             if text.logprobs is None
             else chat_logprobs(self._shown(text.logprobs), self._tokenizer),
-            "finish_reason": text.finish_reason,
+            "finish_reason": finish_reason(text.finish_reason, reader),
         }
         used = usage(text.prompt_tokens, len(self._shown(text.token_ids)))
         return response.whole([choice], used)
@@ -282,16 +287,28 @@ class CompatibleModel(InspectableModel):
                     yield response.chunk({"text": str(piece)}, noted)
             yield response.chunk({"text": suffix or ""}, None, answer.finish_reason)
 
-    def _stream_chat(self, response: Response, answer: Stream) -> Iterator[Dict]:
+    def _stream_chat(
+        self, response: Response, answer: Stream, reader: CallReader | None
+    ) -> Iterator[Dict]:
         with answer:
             yield response.chunk({"delta": {"role": "assistant"}})
             for piece in answer:
                 noted = None
                 if piece.logprobs is not None:
                     noted = chat_logprobs(self._shown(piece.logprobs), self._tokenizer)
-                if piece or (noted and noted["content"]):
-                    yield response.chunk({"delta": {"content": str(piece)}}, noted)
-            yield response.chunk({"delta": {}}, None, answer.finish_reason)
+                deltas = [{"content": str(piece)}] if piece else []
+                if reader is not None:
+                    deltas = [streamed(part) for part in reader.push(piece)]
+                if not deltas and noted and noted["content"]:
+                    deltas = [{"content": ""}]
+                for delta in deltas:
+                    yield response.chunk({"delta": delta}, noted)
+                    noted = None
+            withheld = "" if reader is None else reader.flush()
+            if withheld:
+                yield response.chunk({"delta": {"content": withheld}})
+            reason = finish_reason(answer.finish_reason, reader)
+            yield response.chunk({"delta": {}}, None, reason)
 
 
 def _refuse(**given: object) -> None:

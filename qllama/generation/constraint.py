@@ -42,11 +42,14 @@ class Constraint:
     text : str
     option : str
         What errors call it.
+    spelled : tuple of int
+        Control tokens that belong to the text, as they are spelled.
     """
 
     kind: Literal["schema", "regex", "grammar", "lark"]
     text: str
     option: str = "grammar"
+    spelled: tuple[int, ...] = ()
 
     @classmethod
     def of(

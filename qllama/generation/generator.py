@@ -293,7 +293,12 @@ class Generator:
                 self._tokenizer.vocab_size,
                 lambda token: self._tokenizer.decode([token]),
             ),
-            detokenizer=StreamingDetokenizer(self._tokenizer, skip_special=True, previous=previous),
+            detokenizer=StreamingDetokenizer(
+                self._tokenizer,
+                skip_special=True,
+                spelled=() if constraint is None else constraint.spelled,
+                previous=previous,
+            ),
             limits=Limits(max_tokens, stops, frozenset(ends), timeout),
             guide=None if constraint is None else self._guides.guide(constraint, ends, previous),
             n_logprobs=logprobs,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Completion", "FinishReason", "Piece", "Timings"]
 
-FinishReason = Literal["stop", "length", "cancelled", "timeout"]
+FinishReason = Literal["stop", "length", "cancelled", "timeout", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,8 @@ class Completion(str):
     token_ids : tuple of int
         Every token chosen, the one that ended the answer included.
     finish_reason : str
-        `stop`, `length`, `cancelled` or `timeout`, as in `Piece`.
+        `stop`, `length`, `cancelled` or `timeout`, as in `Piece`; `tool_calls` where the
+        answer calls tools.
     seed : int
         Of the random draws, also when it was chosen at random: given again with
         the same prompt and parameters, it gives the same answer.
@@ -132,15 +133,18 @@ class Completion(str):
         What the answer took.
     logprobs : tuple of TokenLogprob or None
         Of `token_ids`, where `logprobs` was asked for.
+    tool_calls : tuple of dict
+        Calls of tools in the answer, in the OpenAI API's shape.
     """
 
-    __slots__ = ("finish_reason", "logprobs", "seed", "timings", "token_ids")
+    __slots__ = ("finish_reason", "logprobs", "seed", "timings", "token_ids", "tool_calls")
 
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     seed: int
     timings: Timings
     logprobs: tuple[TokenLogprob, ...] | None
+    tool_calls: tuple[dict[str, Any], ...]
 
     def __new__(
         cls,
@@ -150,6 +154,7 @@ class Completion(str):
         seed: int,
         timings: Timings,
         logprobs: tuple[TokenLogprob, ...] | None = None,
+        tool_calls: tuple[dict[str, Any], ...] = (),
     ) -> Completion:
         """Make a completion of `text`; the other parameters are the attributes."""
         completion = super().__new__(cls, text)
@@ -158,13 +163,14 @@ class Completion(str):
         completion.seed = seed
         completion.timings = timings
         completion.logprobs = logprobs
+        completion.tool_calls = tool_calls
         return completion
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         # Without them, copies and pickles would call __new__ with the text alone.
         return (
             *(str(self), self.token_ids, self.finish_reason),
-            *(self.seed, self.timings, self.logprobs),
+            *(self.seed, self.timings, self.logprobs, self.tool_calls),
         )
 
     def _repr_html_(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["StopMatcher"]
+__all__ = ["StopMatcher", "overlap"]
 
 
 class StopMatcher:
@@ -62,7 +62,7 @@ class StopMatcher:
             self._found = True
             self._withheld = ""
             return text[: min(matches)[1]]
-        n_certain = len(text) - max((_overlap(text, s) for s in self._stops), default=0)
+        n_certain = len(text) - max((overlap(text, s) for s in self._stops), default=0)
         self._withheld = text[n_certain:]
         return text[:n_certain]
 
@@ -72,7 +72,15 @@ class StopMatcher:
         return text
 
 
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that could be the beginning of `stop`."""
+def overlap(text: str, stop: str) -> int:
+    """Return the length of the longest end of `text` that could begin `stop`.
+
+    Parameters
+    ----------
+    text : str
+        Without `stop`.
+    stop : str
+        Not empty.
+    """
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)

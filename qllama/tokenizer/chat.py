@@ -170,6 +170,8 @@ class ChatTemplate:
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     """Refuse `messages` that are no conversation: none, or one that lacks `role` or `content`.
 
+    A message that calls tools needs no content.
+
     Raises
     ------
     ValueError
@@ -178,7 +180,8 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     if not messages:
         raise ValueError("messages: expected at least one, found none")
     for i, message in enumerate(messages):
-        if not {"role", "content"} <= message.keys():
+        needed = {"role"} if message.get("tool_calls") else {"role", "content"}
+        if not needed <= message.keys():
             found = ", ".join(map(repr, message)) or "none"
             raise ValueError(f"messages[{i}]: expected keys 'role' and 'content', found {found}")
 

@@ -7,6 +7,7 @@ tokenizer's library nor where the ids come from.
 from __future__ import annotations
 
 import codecs
+from collections.abc import Collection
 from typing import Protocol
 
 __all__ = ["StreamingDetokenizer"]
@@ -43,6 +44,8 @@ class StreamingDetokenizer:
         Whose ids are pushed.
     skip_special : bool
         Leave control tokens out, instead of writing them as they are spelled.
+    spelled : collection of int
+        Control tokens that are written all the same.
     previous : int or None
         The token before the first push, when the ids continue a text (an answer
         continues its prompt): a leading space then belongs to the text, unless
@@ -59,9 +62,11 @@ class StreamingDetokenizer:
         tokenizer: _TokenBytes,
         *,
         skip_special: bool = False,
+        spelled: Collection[int] = (),
         previous: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self._spelled = spelled
         self._skip_special = skip_special
         self._utf8 = _new_utf8_decoder(errors="replace")
         self._drop_space = tokenizer.adds_space_after(previous)
@@ -78,7 +83,8 @@ class StreamingDetokenizer:
         if not tokenizer.is_special(token_id):
             piece = tokenizer.token_bytes(token_id)
         else:
-            piece = b"" if self._skip_special else tokenizer.token_text(token_id).encode()
+            is_left_out = self._skip_special and token_id not in self._spelled
+            piece = b"" if is_left_out else tokenizer.token_text(token_id).encode()
         is_matched = tokenizer.adds_space_after(token_id)
         if self._drop_space and not is_matched:
             piece = piece.removeprefix(b" ")
