@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qllama.cli.interrupts import ctrl_c_cancels
-from qllama.cli.progress import notice
+from qllama.cli.progress import PromptProgress, notice
 from qllama.cli.statistics import statistics_table
 
 if TYPE_CHECKING:
@@ -28,16 +28,24 @@ class PrintedAnswer:
     text: str = ""
     last_piece: Piece | None = None
 
-    def print(self, stream: Stream) -> None:
+    def print(self, stream: Stream, reading: PromptProgress) -> None:
         """Print the pieces of `stream` to stdout as they come; Ctrl-C cancels it.
 
         What goes to a terminal is broken between words and cannot steer it; all else
         gets the text as it is.
+
+        Parameters
+        ----------
+        stream : Stream
+            The answer, as it is made.
+        reading : PromptProgress
+            Shown until there is something of the answer.
         """
         wrap = _word_wrap() if sys.stdout.isatty() else None
         try:
             with ctrl_c_cancels(stream):
                 for piece in stream:
+                    reading.finish()
                     # Kept before it is shown: an interrupt in between must not lose it.
                     self.text += piece
                     self.last_piece = piece
@@ -61,8 +69,12 @@ class PrintedAnswer:
             return
         if last.finish_reason == "length" and options.get("max_tokens") == -1:
             notice("qllama: stopped because the context window is full; -c sets its size")
-        if verbose and last.timings is not None:
-            notice(f"\n{statistics_table(last.timings)}")
+        timings = last.timings
+        if not verbose or timings is None:
+            return
+        # Of a prompt that was not read to its end, the statistics would be wrong.
+        if last.finish_reason != "cancelled" or timings.completion_tokens > 0:
+            notice(f"\n{statistics_table(timings)}")
 
 
 def _word_wrap() -> WordWrap:
@@ -72,7 +84,9 @@ def _word_wrap() -> WordWrap:
     return WordWrap()
 
 
-def print_answer(stream: Stream, options: GenerationOptions, *, verbose: bool) -> None:
+def print_answer(
+    stream: Stream, options: GenerationOptions, reading: PromptProgress, *, verbose: bool
+) -> None:
     """Print a whole answer and end its line.
 
     Parameters
@@ -81,6 +95,8 @@ def print_answer(stream: Stream, options: GenerationOptions, *, verbose: bool) -
         The answer, as it is made.
     options : GenerationOptions
         What it is made with.
+    reading : PromptProgress
+        Shown until there is something of the answer.
     verbose : bool
         Print its timings to stderr.
 
@@ -91,7 +107,8 @@ def print_answer(stream: Stream, options: GenerationOptions, *, verbose: bool) -
     """
     answer = PrintedAnswer()
     try:
-        answer.print(stream)
+        with reading:
+            answer.print(stream, reading)
     except BaseException:
         if answer.text:
             click.echo()

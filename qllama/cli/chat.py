@@ -23,7 +23,7 @@ from qllama.cli.options import (
     model_argument,
     verbose_option,
 )
-from qllama.cli.progress import notice
+from qllama.cli.progress import PromptProgress, notice
 from qllama.cli.repl.asking import Asking
 from qllama.cli.repl.chat import Chat, OpenedModel
 from qllama.cli.repl.conversation import Conversation
@@ -115,10 +115,11 @@ def command(
     if text is not None:
         opened = open_model(model, runtime.n_ctx)
         asking = Asking(opened.llm, Conversation(opened.system), opened.options, on_overflow)
-        stream = asking.start(text.strip())
+        reading = PromptProgress()
+        stream = asking.start(text.strip(), reading.read)
         for remark in asking.notices():
             notice(f"qllama: {remark}")
-        (print_json if as_json else print_answer)(stream, opened.options, verbose=verbose)
+        (print_json if as_json else print_answer)(stream, opened.options, reading, verbose=verbose)
         return
     from qllama.cli.repl.display import choose_screen
     from qllama.cli.repl.line_editor import line_reader

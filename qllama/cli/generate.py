@@ -18,6 +18,7 @@ from qllama.cli.options import (
     model_argument,
     verbose_option,
 )
+from qllama.cli.progress import PromptProgress
 from qllama.cli.runtime import RuntimeOptions, runtime_options
 from qllama.cli.sections import SectionedCommand
 from qllama.cli.speculation import speculation_options
@@ -71,5 +72,7 @@ def command(
     if not text:
         raise click.UsageError("The text is empty: give -p TEXT, -f FILE or pipe text in.")
     llm = load_model(model, runtime)
+    reading = PromptProgress()
+    options = {**options, "on_progress": reading.read}
     stream = llm.generate(text, stream=True, **options)
-    (print_json if as_json else print_answer)(stream, options, verbose=verbose)
+    (print_json if as_json else print_answer)(stream, options, reading, verbose=verbose)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qllama.cli.interrupts import ctrl_c_cancels
-from qllama.cli.progress import notice
+from qllama.cli.progress import PromptProgress, notice
 from qllama.cli.statistics import statistics_table
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["print_json"]
 
 
-def print_json(stream: Stream, options: GenerationOptions, *, verbose: bool) -> None:
+def print_json(
+    stream: Stream, options: GenerationOptions, reading: PromptProgress, *, verbose: bool
+) -> None:
     """Print a whole answer as one line of JSON once it has ended; nothing when it fails.
 
     Parameters
@@ -27,6 +29,8 @@ def print_json(stream: Stream, options: GenerationOptions, *, verbose: bool) -> 
         The answer, as it is made.
     options : GenerationOptions
         What it is made with; the object says all that there is to remark.
+    reading : PromptProgress
+        Shown until there is something of the answer.
     verbose : bool
         Print its timings to stderr too.
 
@@ -35,11 +39,14 @@ def print_json(stream: Stream, options: GenerationOptions, *, verbose: bool) -> 
     KeyboardInterrupt
         When Ctrl-C ended it, after what there is has been printed as `cancelled`.
     """
-    with ctrl_c_cancels(stream):
-        text = "".join(stream)
+    pieces = []
+    with ctrl_c_cancels(stream), reading:
+        for piece in stream:
+            reading.finish()
+            pieces.append(piece)
     timings = stream.timings
     answer = {
-        "text": text,
+        "text": "".join(pieces),
         "finish_reason": stream.finish_reason,
         "prompt_tokens": timings.prompt_tokens,
         "completion_tokens": timings.completion_tokens,

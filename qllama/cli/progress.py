@@ -17,7 +17,7 @@ import click
 if TYPE_CHECKING:
     from rich.progress import Progress, Task, TaskID
 
-__all__ = ["ProgressReport", "draws_bars", "notice"]
+__all__ = ["ProgressReport", "PromptProgress", "draws_bars", "notice"]
 
 # Stages count kernels or bytes, and no more than their total tells which.
 _FEWEST_BYTES = 1 << 20
@@ -115,6 +115,28 @@ class ProgressReport:
         if stage not in self._tasks:
             self._tasks[stage] = self._bars.add_task(stage, total=total or None)
         self._bars.update(self._tasks[stage], completed=done, total=total or None)
+
+
+class PromptProgress(ProgressReport):
+    """Shows how far a long prompt is read, until its answer begins and it is closed."""
+
+    _STAGE = "reading the prompt"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._total = 0
+
+    def read(self, done: int, total: int) -> None:
+        """Say that `done` of `total` tokens are read."""
+        self._total = total
+        self.report(self._STAGE, done, total)
+
+    def finish(self) -> None:
+        """Say that the rest is read too, and show no more."""
+        if self._total:
+            self.report(self._STAGE, self._total, self._total)
+            self._total = 0
+        self.close()
 
 
 def _new_bars() -> Progress:

@@ -48,6 +48,8 @@ class FakeLlama:
         self.state: bytes | None = None
         """What was loaded."""
         self.refuses_states = False
+        self.reads: list[tuple[int, int]] = []
+        """What is told of the reading of a prompt."""
 
     def load(self, model: Any, runtime: Any) -> FakeLlama:
         self.loaded.append((model, runtime))
@@ -62,6 +64,8 @@ class FakeLlama:
         if (n_tokens := len(self.tokenize_chat(messages))) > self.n_ctx:
             raise ContextLengthError(f"{n_tokens} tokens do not fit {self.n_ctx}")
         self.calls.append(([dict(message) for message in messages], options))
+        for read in self.reads:
+            on_progress(*read)
         return FakeStream(next(self._answers), self._delay)
 
     def tokenize_chat(self, messages: Any) -> list[int]:
@@ -92,6 +96,8 @@ class FakeLlama:
     ) -> FakeStream:
         assert stream
         self.calls.append((prompt, options))
+        for read in self.reads:
+            on_progress(*read)
         return FakeStream(next(self._answers), self._delay)
 
 

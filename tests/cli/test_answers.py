@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_llama import TIMINGS
 
 from qllama.cli.answering import PrintedAnswer
+from qllama.cli.progress import PromptProgress
 from qllama.cli.runtime import RuntimeOptions
 from qllama.errors import QllamaError
 from qllama.generation.results import Piece
@@ -186,6 +189,27 @@ def test_answer_verbose_prints_timings_under_ollamas_labels(run, fake_llama):
     ]
 
 
+@pytest.mark.parametrize("command", ["chat", "generate"])
+@pytest.mark.parametrize("flag", [[], ["--json"]])
+def test_answer_to_a_long_prompt_tells_how_far_it_is_read(
+    run, fake_llama, monkeypatch, command, flag
+):
+    told = []
+    monkeypatch.setattr(PromptProgress, "read", lambda self, *read: told.append(read))
+    monkeypatch.setattr(PromptProgress, "finish", lambda self: told.append("finished"))
+    fake_llama(["a"]).reads = [(1, 3), (2, 3)]
+    assert run(command, "-p", "hi", *flag).exit_code == 0
+    assert told == [(1, 3), (2, 3), "finished"]
+
+
+def test_answer_cancelled_before_its_first_token_brings_no_statistics(run, fake_llama):
+    nothing = Piece("", (), "cancelled", replace(TIMINGS, completion_tokens=0))
+    fake_llama([nothing])
+    result = run("chat", "-p", "hi", "-v")
+    assert (result.exit_code, result.stdout) == (130, "\n")
+    assert "eval" not in result.stderr
+
+
 @pytest.mark.parametrize(("limit", "expected"), [(["-n", "1"], False), ([], True)])
 def test_answer_full_context_is_told_unless_a_limit_was_set(run, fake_llama, limit, expected):
     fake_llama([Piece("a", (0,), "length")])
@@ -214,7 +238,7 @@ def test_answer_interrupted_while_its_handler_is_installed_is_cancelled(
 
     monkeypatch.setattr("signal.signal", interrupted)
     answer = PrintedAnswer()
-    answer.print(fake_llama(["one", "two"]).chat([], stream=True))
+    answer.print(fake_llama(["one", "two"]).chat([], stream=True), PromptProgress())
     assert (answer.text, answer.last_piece.finish_reason) == ("", "cancelled")
     assert signal.getsignal(signal.SIGINT) is sigint_handler
 
@@ -223,7 +247,7 @@ def test_answer_handler_that_python_did_not_install_becomes_the_default(
     fake_llama, monkeypatch, sigint_handler
 ):
     monkeypatch.setattr("signal.getsignal", lambda number: None)
-    PrintedAnswer().print(fake_llama(["one"]).chat([], stream=True))
+    PrintedAnswer().print(fake_llama(["one"]).chat([], stream=True), PromptProgress())
     monkeypatch.undo()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
 
@@ -231,7 +255,7 @@ def test_answer_handler_that_python_did_not_install_becomes_the_default(
 def test_answer_off_the_main_thread_is_printed(fake_llama, capsys):
     answer = PrintedAnswer()
     stream = fake_llama(["one", " two"]).chat([], stream=True)
-    thread = threading.Thread(target=answer.print, args=(stream,))
+    thread = threading.Thread(target=answer.print, args=(stream, PromptProgress()))
     thread.start()
     thread.join()
     assert answer.text == "one two"

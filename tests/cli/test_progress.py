@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import pytest
 
-from qllama.cli.progress import ProgressReport
+from qllama.cli.progress import ProgressReport, PromptProgress
 
 NEVER = 1e6
 
@@ -69,6 +70,26 @@ def test_progress_on_a_terminal_uses_colour_unless_told_not_to(terminal):
     report_two_stages()
     assert "\x1b[3" in coloured.getvalue()
     assert "\x1b[3" not in plain.getvalue()
+
+
+def test_progress_of_a_prompt_is_complete_when_the_answer_begins(terminal):
+    stderr = terminal(COLUMNS="100")
+    with PromptProgress() as reading:
+        reading.show()
+        reading.read(512, 700)
+        reading.finish()
+        assert re.findall(r"\d+%", stderr.getvalue())[-1] == "100%"
+        n_drawn = len(stderr.getvalue())
+        reading.finish()
+        assert len(stderr.getvalue()) == n_drawn
+
+
+def test_progress_of_a_prompt_that_is_not_reported_is_none(terminal):
+    stderr = terminal()
+    with PromptProgress() as reading:
+        reading.show()
+        reading.finish()
+    assert stderr.getvalue() == ""
 
 
 def test_progress_without_reports_prints_nothing(terminal):

@@ -86,8 +86,14 @@ class Asking:
             self._notices.append(f"error: {error}")
         self._tell(screen)
 
-    def start(self, question: str) -> Stream:
+    def start(self, question: str, on_progress: Callable[[int, int], None]) -> Stream:
         """Return the answer to `question`, to be taken elsewhere; `notices` then says more.
+
+        Parameters
+        ----------
+        question : str
+        on_progress : callable
+            Given tokens of the prompt that are read, and all.
 
         Raises
         ------
@@ -95,7 +101,7 @@ class Asking:
             When there is no room for it, and the policy makes none.
         """
         self.question = question
-        return self._stream(None)
+        return self._stream(on_progress)
 
     def notices(self) -> list[str]:
         """Return what there is to say that was not said yet."""
@@ -133,7 +139,7 @@ class Asking:
         limit = self._options.get("max_tokens")
         return -1 if limit is None or limit < 0 else max(0, limit - len(self._token_ids))
 
-    def _stream(self, on_progress: Callable[[int, int], None] | None) -> Stream:
+    def _stream(self, on_progress: Callable[[int, int], None]) -> Stream:
         """Return the answer to the question, after making room for it where that is needed."""
         options = self._options.copy()
         options["on_progress"] = on_progress
