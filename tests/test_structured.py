@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 
 from qllama import Llama
+from qllama.generation.expectation import StepCosts
 
 QUESTION = [{"role": "user", "content": "Describe Anna, a painter of 32 from Göteborg, as JSON."}]
 LEAF = {"type": "object", "properties": {"value": {"enum": ["é", "🦙", 7, None, True]}}}
@@ -188,6 +189,20 @@ def test_streams_batches_and_coroutines_give_the_same_answers(llm):
         return await asyncio.gather(*(llm.agenerate(prompt, seed=s, **how) for s in (1, 2, 3)))
 
     assert [a.token_ids for a in asyncio.run(ask())] == [a.token_ids for a in alone]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_steps_of_what_must_come_are_taken_together_and_change_nothing(
+    llm, monkeypatch, temperature
+):
+    known = {"seconds": 1.0}  # the clock decides nothing
+    monkeypatch.setattr(StepCosts, "measured", lambda self, *_: self.__dict__.update(known))
+    how = {"json_schema": HARD["nested"], "max_tokens": 200, "temperature": temperature}
+    plain = llm.chat(QUESTION, seed=4, draft_max=0, **how)
+    ahead = llm.chat(QUESTION, seed=4, **how)
+    assert ahead.token_ids == plain.token_ids
+    assert (plain.timings.accepted_tokens, ahead.finish_reason) == (0, "stop")
+    assert ahead.timings.accepted_tokens >= 10
 
 
 def test_answers_that_take_turns_keep_their_places(llm):

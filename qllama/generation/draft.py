@@ -94,6 +94,8 @@ class Draft:
         Tokens of the prompt; of it and the answer so far.
     n_limit : int
         Most tokens of both.
+    guide : Guide or None
+        As given; has followed the answer so far.
     finish_reason : str or None
         Why the answer ended; None while it goes on.
 
@@ -127,7 +129,7 @@ class Draft:
         self._detokenizer = detokenizer
         self._stops = StopMatcher(limits.stops)
         self._stop_token_ids = limits.stop_token_ids
-        self._guide = guide
+        self.guide = guide
         self._n_logprobs = n_logprobs
         self._logprobs: list[TokenLogprob] = []
         self.n_prompt = self.n_tokens = len(prompt)
@@ -179,7 +181,7 @@ class Draft:
         """
         if self.n_tokens == self.n_limit:  # there is no room for a first one
             return self.end("length")
-        allowed = None if self._guide is None else self._guide.allowed()
+        allowed = None if self.guide is None else self.guide.allowed()
         token = self._sampler.sample(logits, self.tokens, allowed)
         if self._n_logprobs is not None:
             self._logprobs.append(token_logprob(logits, token, self._n_logprobs))
@@ -187,7 +189,7 @@ class Draft:
         self.n_tokens += 1
         if token in self._stop_token_ids:
             return self.end("stop")
-        is_whole = self._guide is not None and self._guide.accept(token)
+        is_whole = self.guide is not None and self.guide.accept(token)
         text = self._stops.push(self._detokenizer.push(token))
         if self._stops.found:
             self.finish_reason = "stop"

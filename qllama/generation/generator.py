@@ -21,6 +21,7 @@ from qllama.generation.constraint import Constraint, ConstraintOptions
 from qllama.generation.draft import Draft, Limits
 from qllama.generation.expectation import StepCosts
 from qllama.generation.guide import Guides
+from qllama.generation.guided import GuidedGuesser
 from qllama.generation.interrupt import Interrupt
 from qllama.generation.logprobs import TokenLogprob
 from qllama.generation.lookup import Guesser
@@ -307,7 +308,10 @@ class Generator:
     def _speculation(self, draft: Draft, n_most: int) -> Speculation | None:
         if self._guesser is None or n_most == 0:
             return None
-        return Speculation(self._session, self._guesser, self._step_costs, draft.n_limit, n_most)
+        guesser = self._guesser
+        if draft.guide is not None:
+            guesser = GuidedGuesser(draft.guide, guesser)
+        return Speculation(self._session, guesser, self._step_costs, draft.n_limit, n_most)
 
     def _noted(self, answer: _Answer) -> _Answer:
         """Have `cancel` find an answer as long as somebody holds it."""

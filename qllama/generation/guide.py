@@ -10,7 +10,7 @@ import functools
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,6 +92,14 @@ class Guide:
         self._matcher.consume_token(token)
         self._check()
         return self._matcher.is_stopped()
+
+    def forced(self) -> list[int]:
+        """Return the next tokens as far as there is no choice."""
+        return self._matcher.compute_ff_tokens()
+
+    def allows(self, tokens: Sequence[int]) -> bool:
+        """Whether `tokens` may come next, one after the other, none of them an end."""
+        return self._matcher.validate_tokens(list(tokens)) == len(tokens)
 
     def _check(self) -> None:
         if self._matcher.is_error():
