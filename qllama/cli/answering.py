@@ -45,7 +45,8 @@ class PrintedAnswer:
         try:
             with ctrl_c_cancels(stream):
                 for piece in stream:
-                    reading.finish()
+                    if piece.finish_reason != "cancelled":
+                        reading.finish()
                     # Kept before it is shown: an interrupt in between must not lose it.
                     self.text += piece
                     self.last_piece = piece

@@ -42,7 +42,8 @@ def print_json(
     pieces = []
     with ctrl_c_cancels(stream), reading:
         for piece in stream:
-            reading.finish()
+            if piece.finish_reason != "cancelled":
+                reading.finish()
             pieces.append(piece)
     timings = stream.timings
     answer = {

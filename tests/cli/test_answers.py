@@ -202,12 +202,18 @@ def test_answer_to_a_long_prompt_tells_how_far_it_is_read(
     assert told == [(1, 3), (2, 3), "finished"]
 
 
-def test_answer_cancelled_before_its_first_token_brings_no_statistics(run, fake_llama):
+def test_answer_cancelled_before_its_first_token_says_nothing_of_its_prompt(
+    run, fake_llama, monkeypatch
+):
     nothing = Piece("", (), "cancelled", replace(TIMINGS, completion_tokens=0))
-    fake_llama([nothing])
+    told = []
+    monkeypatch.setattr(PromptProgress, "finish", lambda self: told.append("finished"))
+    fake_llama([nothing], [nothing])
     result = run("chat", "-p", "hi", "-v")
     assert (result.exit_code, result.stdout) == (130, "\n")
     assert "eval" not in result.stderr
+    assert run("chat", "-p", "hi", "--json").exit_code == 130
+    assert told == []
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(["-n", "1"], False), ([], True)])
