@@ -54,7 +54,7 @@ class Recipe:
         A matrix gets the type of the first rule that matches it; the last matches all.
     upgrades : tuple of Rule
         What to do better while the model stays within `budget`: rule after rule, in each
-        matrix after matrix in their order. A matrix is raised once.
+        matrix after matrix in their order. A later rule may raise a matrix again.
     budget : float or None
         Stored bits a weight of the whole model, padding, vectors and row factors counted.
     overrides : tuple of Rule
@@ -113,12 +113,11 @@ class Recipe:
             if not any(rule.matches(names) for rule in self.overrides)
         }
         for rule in self.upgrades:
-            for name in [name for name, names in free.items() if rule.matches(names)]:
+            for name in (name for name, names in free.items() if rule.matches(names)):
                 more = _n_bits(name, rule.type, shapes) - _n_bits(name, types[name], shapes)
-                if more <= left:
+                if 0 < more <= left:
                     types[name] = rule.type
                     left -= more
-                    del free[name]
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON values, as a `.qlm` keeps them."""
@@ -146,12 +145,18 @@ PRESETS: dict[str, Recipe] = {
     "q4": Recipe(
         "q4",
         rules=(Rule("", "q4"),),
-        upgrades=tuple(Rule(part, "q6") for part in ("v_proj", "lm_head", "k_proj", "down_proj")),
+        upgrades=(
+            Rule("v_proj", "q5"),
+            Rule("lm_head", "q5"),
+            Rule("v_proj", "q6"),
+            Rule("k_proj", "q5"),
+            Rule("down_proj", "q5"),
+        ),
         budget=4.8,
     ),
     "q4-small": Recipe("q4-small", rules=(Rule("", "q4"),)),
     "q8": Recipe("q8", rules=(Rule("", "q8_0"),)),
-    **{t: _pure(t) for t in ("q6", "q4_0", "q8_0", "f16", "bf16", "f32")},
+    **{t: _pure(t) for t in ("q5", "q6", "q4_0", "q8_0", "f16", "bf16", "f32")},
 }
 
 

@@ -39,7 +39,7 @@ __all__ = [
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-WEIGHT_TYPES = ("q4", "q4-small", "q8", "q6", "q4_0", "q8_0", "f16", "bf16", "f32")
+WEIGHT_TYPES = ("q4", "q4-small", "q8", "q5", "q6", "q4_0", "q8_0", "f16", "bf16", "f32")
 DEFAULT_WEIGHT_TYPE = "q4"
 SOURCE_FORMATS = ("gguf", "huggingface", "pytorch", "meta", "mindspore")
 weight_type = click.Choice(WEIGHT_TYPES, case_sensitive=False)

@@ -2,9 +2,9 @@
 
 One class an instruction set, all used alike: make one with the value to start from,
 `add` four products a lane at a time, at most `MAX_STEPS` times, and read `total`.
-Throughout: `b` is an llvmlite IRBuilder, `bits` 4, 6 or 8, `start` an i32 vector.
+Throughout: `b` is an llvmlite IRBuilder, `bits` 4, 5, 6 or 8, `start` an i32 vector.
 
-Weights are bytes below 2**bits where `bits` is 4 or 6. Where it is 8 they are signed or
+Weights are bytes below 2**bits where `bits` is 4, 5 or 6. Where it is 8 they are signed or
 unsigned, as `Isa.signed` says. The other factor, `codes`, is signed and never -128.
 """
 
@@ -24,8 +24,9 @@ __all__ = ["MAX_STEPS", "ByteDot", "byte_dot"]
 
 #: Steps of 4 products that a block of 32 weights takes.
 MAX_STEPS = 8
+_NARROW = (4, 5, 6)
 #: Steps whose products of bytes, two to a 16-bit lane and each code at most 127, fit 16 bits.
-_NARROW_STEPS = {bits: min(MAX_STEPS, 32767 // (2 * (2**bits - 1) * 127)) for bits in (4, 6)}
+_NARROW_STEPS = {bits: min(MAX_STEPS, 32767 // (2 * (2**bits - 1) * 127)) for bits in _NARROW}
 
 
 class ByteDot(Protocol):
@@ -54,7 +55,7 @@ def byte_dot(b: Any, isa: Isa, bits: int, start: Value) -> ByteDot:
     isa : Isa
         The instruction set to generate for.
     bits : int
-        4, 6 or 8: how large weights may be.
+        4, 5, 6 or 8: how large weights may be.
     start : i32 vector
         What the products are added to.
 
@@ -109,7 +110,7 @@ class _Avx2:
 
 
 class _Avx2Narrow(_Avx2):
-    """Sums of some steps fit 16 bits: all of a block of 4-bit codes, two steps of 6-bit ones."""
+    """Sums of some steps fit 16 bits: 8 of 4-bit codes, a block; 4 of 5-bit, 2 of 6-bit ones."""
 
     def __init__(self, b: Any, start: Value, bits: int) -> None:
         super().__init__(b, start)
@@ -223,10 +224,10 @@ class _PortableBytes:
 
 
 _BYTE_DOTS: dict[tuple[str, int], Callable[[Any, Value], ByteDot]] = {
-    **{(isa, bits): _Vnni for isa in ("amx", "avx512vnni", "avxvnni") for bits in (4, 6, 8)},
-    **{("avx2", bits): partial(_Avx2Narrow, bits=bits) for bits in (4, 6)},
+    **{(isa, bits): _Vnni for isa in ("amx", "avx512vnni", "avxvnni") for bits in (*_NARROW, 8)},
+    **{("avx2", bits): partial(_Avx2Narrow, bits=bits) for bits in _NARROW},
     ("avx2", 8): _Avx2Bytes,
-    **{("neon", bits): _Neon for bits in (4, 6, 8)},
-    **{("portable", bits): partial(_PortableNarrow, bits=bits) for bits in (4, 6)},
+    **{("neon", bits): _Neon for bits in (*_NARROW, 8)},
+    **{("portable", bits): partial(_PortableNarrow, bits=bits) for bits in _NARROW},
     ("portable", 8): _PortableBytes,
 }

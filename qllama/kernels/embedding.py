@@ -14,9 +14,9 @@ from qllama.quant.types import BLOCK, TILE_ROWS
 
 __all__ = ["embed_row"]
 
-_F32, _F16, _BF16, _Q8_0, _Q4_0, _Q4, _Q6 = (
+_F32, _F16, _BF16, _Q8_0, _Q4_0, _Q4, _Q5, _Q6 = (
     [kernel.name for kernel in WEIGHT_KERNELS].index(name)
-    for name in ("f32", "f16", "bf16", "q8_0", "q4_0", "q4", "q6")
+    for name in ("f32", "f16", "bf16", "q8_0", "q4_0", "q4", "q5", "q6")
 )
 
 
@@ -34,7 +34,8 @@ def embed_row(kernel_index, tile, row, n_blocks, out):
     elif kernel_index == _Q4_0:
         _q4_0_row(tile, row, n_blocks, out)
     else:
-        _affine_row(4 if kernel_index == _Q4 else 6, tile, row, n_blocks, out)
+        bits = 4 if kernel_index == _Q4 else 5 if kernel_index == _Q5 else 6
+        _affine_row(bits, tile, row, n_blocks, out)
 
 
 @njit
@@ -89,14 +90,38 @@ def _q4_0_row(tile, row, n_blocks, out):
 
 
 @njit
+def _five(codes, row, k):
+    """The 5-bit code of column `k` of a block whose codes are at address `codes`."""
+    plane = v.load_byte(codes + 256 + 4 * row + k % 4)
+    return _nibble(codes, row, k) | (plane >> (k // 4) & 1) << 4
+
+
+@njit
+def _pair(pairs, row, bits):
+    """The scale and minimum codes, of 5-bit codes or others, of a block's pairs at an address."""
+    first = v.load_byte(pairs + row)
+    if bits != 5:
+        return first, v.load_byte(pairs + TILE_ROWS + row)
+    half = TILE_ROWS // 2
+    high = v.load_byte(pairs + TILE_ROWS + row % half) >> (4 * (row // half)) & 15
+    return first & 63, first >> 6 | high << 2
+
+
+@njit
+def _factor(factors, i, bits):
+    """Number `i` of a tile's row factors at an address."""
+    return v.load_scalar(factors + 4 * i) if bits != 5 else v.load_bf16_scalar(factors + 2 * i)
+
+
+@njit
 def _affine_row(bits, tile, row, n_blocks, out):
-    block_n_bytes = 64 * bits + 2 * TILE_ROWS
-    factors = tile + block_n_bytes * n_blocks + 4 * row
+    block_n_bytes = 344 if bits == 5 else 64 * bits + 2 * TILE_ROWS
+    factors = tile + block_n_bytes * n_blocks
+    d, m = _factor(factors, row, bits), _factor(factors, TILE_ROWS + row, bits)
     for block in range(n_blocks):
         codes = tile + block_n_bytes * block
-        pair = codes + 64 * bits + row
-        scale = v.load_scalar(factors) * np.float32(v.load_byte(pair))
-        minimum = v.load_scalar(factors + 64) * np.float32(v.load_byte(pair + TILE_ROWS))
+        scale_code, minimum_code = _pair(codes + 64 * bits, row, bits)
+        scale, minimum = d * np.float32(scale_code), m * np.float32(minimum_code)
         values = out + 4 * BLOCK * block
         if bits == 4:
             for g in range(4):
@@ -107,4 +132,5 @@ def _affine_row(bits, tile, row, n_blocks, out):
                     v.store_scalar(at + 64, scale * np.float32(byte >> 4) - minimum)
         else:
             for k in range(BLOCK):
-                v.store_scalar(values + 4 * k, scale * np.float32(_six(codes, row, k)) - minimum)
+                code = _five(codes, row, k) if bits == 5 else _six(codes, row, k)
+                v.store_scalar(values + 4 * k, scale * np.float32(code) - minimum)

@@ -154,5 +154,6 @@ _SEARCHES: dict[str, tuple[Callable[..., None], int, npt.NDArray[np.float32]]] =
     "q8_0": (quantize_scaled, 8, Q8_0Codec.starts),
     "q4_0": (quantize_scaled, 4, Q4_0Codec.starts),
     "q4": (quantize_affine, 4, affine_starts(4)),
+    "q5": (quantize_affine, 5, affine_starts(5)),
     "q6": (quantize_affine, 6, affine_starts(6)),
 }

@@ -1,4 +1,4 @@
-"""The compiled search of `q4` and `q6`, operation for operation that of `qllama.quant.affine`.
+"""The compiled search of `q4`, `q5` and `q6`, step by step that of `qllama.quant.affine`.
 
 Knows the algorithm's steps only by repeating them; why they are what they are is
 told there. The 16 rows of a tile lie in the lanes of a vector, so one value here is a number
@@ -22,18 +22,21 @@ from qllama.kernels.quantize_lanes import (
     importance_of,
     load_chunk,
     rounded,
+    store_factors,
+    store_fives,
     store_nibbles,
+    store_pairs,
     store_sixes,
     weighted,
 )
 from qllama.kernels.quantize_sums import compared, no_sums, store_sums
 from qllama.quant import BLOCK, TILE_ROWS
-from qllama.quant.affine import MAX_SCALE_CODE, REFITS, SCALE_STEPS, SMALLEST_SCALE
+from qllama.quant.affine import REFITS, SCALE_STEPS, SMALLEST_SCALE, SPLITTER
 
 __all__ = ["quantize_affine"]
 
 _ZERO, _ONE, _TWO, _INFINITY = (np.float32(n) for n in (0, 1, 2, np.inf))
-_FLOAT, _VECTOR = 4, 4 * TILE_ROWS
+_FLOAT = 4
 
 
 @njit
@@ -119,21 +122,24 @@ def _search(x: Any, h: Any, sums: Any, starts: Any, max_code: Any) -> Any:
 
 
 @njit
-def _row_factor(values: Any) -> Any:
+def _row_factor(values: Any, pair_bits: Any, greatest: Any) -> Any:
     """Factors of the rows for the numbers of their blocks, float32 `values` (blocks, 16)."""
     zero = v.splat(_ZERO)
     factor = zero
     for of_block in values:
         factor = v.larger(v.load(of_block.ctypes.data), factor)
-    factor = factor / v.splat(MAX_SCALE_CODE)
+    factor = factor / greatest
+    if pair_bits == 6:
+        far = factor * v.splat(SPLITTER)
+        factor = far - (far - factor)
     return v.where_less(factor, v.splat(SMALLEST_SCALE), zero, factor)
 
 
 @njit
-def _nearest(value: Any, factor: Any) -> Any:
+def _nearest(value: Any, factor: Any, greatest: Any) -> Any:
     """Codes of numbers in units of factors."""
     zero = v.splat(_ZERO)
-    code = rounded(v.smaller(v.larger(value, zero) / factor, v.splat(MAX_SCALE_CODE)))
+    code = rounded(v.smaller(v.larger(value, zero) / factor, greatest))
     return v.where_less(zero, factor, code, zero)
 
 
@@ -156,17 +162,18 @@ def _round(
     m: Any,
     n_steps: Any,
     max_code: Any,
+    greatest: Any,
 ) -> Any:
     """Step 2: codes of the scale and minimum for the row factors `d` and `m`."""
-    nearest = _nearest(scale, d)
-    best_sc, best_mc = nearest, _nearest(minimum, m)
+    nearest = _nearest(scale, d, greatest)
+    best_sc, best_mc = nearest, _nearest(minimum, m, greatest)
     best_error = _error(x, h, d * best_sc, m * best_mc, max_code)
     mean = sums[1] / sums[0]
     mean_code = _mean_code(mean, scale, minimum, max_code)
     for step in range(n_steps):
         moved = v.larger(nearest + v.splat(SCALE_STEPS[step]), v.splat(_ZERO))
-        sc = v.smaller(moved, v.splat(MAX_SCALE_CODE))
-        mc = _nearest((d * sc) * mean_code - mean, m)
+        sc = v.smaller(moved, greatest)
+        mc = _nearest((d * sc) * mean_code - mean, m, greatest)
         error = _error(x, h, d * sc, m * mc, max_code)
         best_sc = v.where_less(error, best_error, sc, best_sc)
         best_mc = v.where_less(error, best_error, mc, best_mc)
@@ -178,22 +185,25 @@ def _round(
 def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any, errors: Any) -> None:
     """Quantize float32 `w` (rows, k) into uint8 `tiles` (tiles, bytes of a tile).
 
-    `bits` are those of a code, 4 or 6, `starts` (n, 2) those of `qllama.quant.affine`, or the
+    `bits` are those of a code, 4, 5 or 6, `starts` (n, 2) those of `qllama.quant.affine`, or the
     first alone to be fast, and `h` is float32 (k padded,), as `block_importance` gives it,
     or None. `errors`, float64 (tiles, 5), gets the sums of `quantize_error`.
     """
     max_code = v.splat(np.float32((1 << bits) - 1))
     n_steps = 0 if len(starts) == 1 else len(SCALE_STEPS)
     code_n_bytes = bits * BLOCK * TILE_ROWS // 8
-    block_n_bytes = code_n_bytes + 2 * TILE_ROWS
+    pair_bits = 6 if bits == 5 else 8
+    greatest = v.splat(np.float32((1 << pair_bits) - 1))
+    block_n_bytes = code_n_bytes + 2 * TILE_ROWS * pair_bits // 8
     n_blocks = -(-w.shape[1] // BLOCK)
     chunk, codes = np.empty((BLOCK, LANES), np.float32), np.empty((BLOCK, LANES), np.uint8)
     x_chunk, code_chunk = chunk.ctypes.data, codes.ctypes.data
     # Arrays all the way: what only addresses are left of, numba frees at once.
     scales = np.empty((n_blocks, TILE_ROWS), np.float32)
     minimums = np.empty((n_blocks, TILE_ROWS), np.float32)
+    pairs, factors = np.empty((2, TILE_ROWS), np.uint8), np.empty((2, TILE_ROWS), np.float32)
     for tile in range(len(tiles)):
-        row, out = tile * TILE_ROWS, tiles[tile].ctypes.data
+        row = tile * TILE_ROWS
         for block in range(n_blocks):
             lane = block % CHUNK_BLOCKS * TILE_ROWS
             if lane == 0:
@@ -202,7 +212,8 @@ def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any, errors: 
             scale, minimum = _search(x, h_block, _sums(x, h_block), starts, max_code)
             v.store(scales[block].ctypes.data, scale)
             v.store(minimums[block].ctypes.data, minimum)
-        d, m = _row_factor(scales), _row_factor(minimums)
+        d = _row_factor(scales, pair_bits, greatest)
+        m = _row_factor(minimums, pair_bits, greatest)
         sums = no_sums()
         for block in range(n_blocks):
             lane = block % CHUNK_BLOCKS * TILE_ROWS
@@ -211,7 +222,7 @@ def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any, errors: 
             x, h_block = x_chunk + _FLOAT * lane, importance_of(h, block)
             scale, minimum = v.load(scales[block].ctypes.data), v.load(minimums[block].ctypes.data)
             of_block = _sums(x, h_block)
-            sc, mc = _round(x, h_block, of_block, scale, minimum, d, m, n_steps, max_code)
+            sc, mc = _round(x, h_block, of_block, scale, minimum, d, m, n_steps, max_code, greatest)
             scale, minimum = d * sc, m * mc
             inverse, n_columns = _inverse(scale), w.shape[1] - block * BLOCK
             for i in range(BLOCK):
@@ -224,12 +235,14 @@ def quantize_affine(bits: Any, starts: Any, w: Any, tiles: Any, h: Any, errors: 
             stored = tiles[tile, block * block_n_bytes : (block + 1) * block_n_bytes]
             if bits == 4:
                 store_nibbles(codes, lane, stored)
+            elif bits == 5:
+                store_fives(codes, lane, stored)
             else:
                 store_sixes(codes, lane, stored)
-            pair = out + block * block_n_bytes + code_n_bytes
-            v.store_bytes(pair, sc)
-            v.store_bytes(pair + TILE_ROWS, mc)
-        factors = out + n_blocks * block_n_bytes
-        v.store(factors, d)
-        v.store(factors + _VECTOR, m)
+            v.store_bytes(pairs[0].ctypes.data, sc)
+            v.store_bytes(pairs[1].ctypes.data, mc)
+            store_pairs(pairs, pair_bits, stored[code_n_bytes:])
+        v.store(factors[0].ctypes.data, d)
+        v.store(factors[1].ctypes.data, m)
+        store_factors(factors, pair_bits - 4, tiles[tile, n_blocks * block_n_bytes :])
         store_sums(sums, errors[tile])

@@ -23,7 +23,10 @@ __all__ = [
     "load_chunk",
     "rounded",
     "store_eights",
+    "store_factors",
+    "store_fives",
     "store_nibbles",
+    "store_pairs",
     "store_sixes",
     "weighted",
 ]
@@ -106,3 +109,41 @@ def store_sixes(codes: Any, lane: int, out: Any) -> None:
                     pair = codes[16 * half + 12 + j, lane + r] >> np.uint8(2 * i)
                     byte = low | (pair << np.uint8(6))
                     out[((3 * half + i) * TILE_ROWS + r) * 4 + j] = byte
+
+
+@njit
+def store_fives(codes: Any, lane: int, out: Any) -> None:
+    """Store the 5-bit `codes` (32, 64) of 16 lanes from `lane` on as 320 bytes of `out`."""
+    for r in range(TILE_ROWS):
+        for j in range(4):
+            plane = np.uint8(0)
+            for g in range(4):
+                low, high = codes[4 * g + j, lane + r], codes[16 + 4 * g + j, lane + r]
+                byte = (low & np.uint8(15)) | (high << np.uint8(4))
+                out[(g * TILE_ROWS + r) * 4 + j] = byte
+                plane |= (low >> np.uint8(4)) << np.uint8(g)
+                plane |= (high >> np.uint8(4)) << np.uint8(g + 4)
+            out[(4 * TILE_ROWS + r) * 4 + j] = plane
+
+
+@njit
+def store_pairs(pairs: Any, bits: int, out: Any) -> None:
+    """Store uint8 `pairs` (2, 16) of 8 or 6 `bits` as 32 or 24 bytes of `out`."""
+    half = TILE_ROWS // 2
+    for r in range(TILE_ROWS):
+        if bits == 8:
+            out[r], out[TILE_ROWS + r] = pairs[0, r], pairs[1, r]
+        else:
+            out[r] = pairs[0, r] | (pairs[1, r] << np.uint8(6))
+            if r < half:
+                high = (pairs[1, r + half] >> np.uint8(2)) << np.uint8(4)
+                out[TILE_ROWS + r] = (pairs[1, r] >> np.uint8(2)) | high
+
+
+@njit
+def store_factors(factors: Any, n_bytes: int, out: Any) -> None:
+    """Store the upper `n_bytes`, 4 or 2, of float32 `factors` (2, 16) one after the other."""
+    bits = factors.reshape(-1).view(np.uint32)
+    for i in range(len(bits)):
+        for byte in range(n_bytes):
+            out[n_bytes * i + byte] = np.uint8(bits[i] >> np.uint32(8 * (4 - n_bytes + byte)) & 255)

@@ -104,10 +104,15 @@ def block_codes(
 
     def load(j: int) -> dict[int, Value]:
         places = {row: simd.at(b, block, 64 * j + 4 * row) for row in rows}
-        return {row: simd.load(b, p, kind, min(32, 4 * lanes)) for row, p in places.items()}
+        align = min(tile.kernel.alignment, 4 * lanes)
+        return {row: simd.load(b, p, kind, align) for row, p in places.items()}
 
     def down(vectors: dict[int, Value], places: int) -> dict[int, Value]:
-        return {row: b.lshr(v, simd.constant(I32, lanes, places)) for row, v in vectors.items()}
+        shift, by = (b.lshr, places) if places >= 0 else (b.shl, -places)
+        return {row: shift(v, simd.constant(I32, lanes, by)) for row, v in vectors.items()}
+
+    def merged(first: dict[int, Value], second: dict[int, Value]) -> dict[int, Value]:
+        return {row: b.or_(first[row], v) for row, v in second.items()}
 
     def masked(vectors: dict[int, Value], mask: int) -> dict[int, Value]:
         every_byte = simd.constant(I32, lanes, 0x01010101 * mask)
@@ -119,13 +124,19 @@ def block_codes(
             high = down(packed, 4)
             yield j, masked(packed, 15)
             yield j + 4, masked(high, 15)
+    elif tile.kernel.bits == 5:
+        plane = load(4)
+        for j in range(4):
+            packed = load(j)
+            for group, low in (j, packed), (j + 4, down(packed, 4)):
+                yield group, merged(masked(low, 15), masked(down(plane, group - 4), 16))
     elif tile.kernel.bits == 6:
         for half in range(2):
             fourth: dict[int, Value] = {}
             for i in range(3):
                 packed = load(3 * half + i)
                 pairs = masked(down(packed, 6 - 2 * i), 3 << 2 * i)
-                fourth = {row: b.or_(fourth[row], v) if i else v for row, v in pairs.items()}
+                fourth = merged(fourth, pairs) if i else pairs
                 yield 4 * half + i, masked(packed, 63)
             yield 4 * half + 3, fourth
     else:
@@ -138,19 +149,45 @@ def block_codes(
 
 
 def block_scales(tile: RegisterTile, block: Value, row: int) -> Value:
-    """The block's scales of rows `row ..`, float32; those beside minimums are bytes."""
+    """The block's scales of rows `row ..`, float32; those beside minimums are codes."""
     b, lanes = tile.b, tile.isa.lanes
     scales = simd.at(b, block, 64 * tile.kernel.bits)
     if tile.kernel.has_minimum:
-        return _bytes_to_f32(tile, simd.at(b, scales, row))
+        codes = _load_bytes(tile, simd.at(b, scales, row), lanes)
+        if tile.kernel.pair_bits == 6:
+            codes = b.and_(codes, simd.constant(I32, lanes, 63))
+        return b.sitofp(codes, simd.vector(F32, lanes))
     bits = simd.load(b, simd.at(b, scales, 2 * row), simd.vector(I16, lanes), 2)
     return simd.f16_to_f32(b, tile.isa, bits)
 
 
-def _bytes_to_f32(tile: RegisterTile, pointer: Value) -> Value:
+def _block_minimums(tile: RegisterTile, block: Value, row: int) -> Value:
+    """The codes of the block's minimums of rows `row ..`, float32."""
     b, lanes = tile.b, tile.isa.lanes
-    raw = simd.load(b, pointer, simd.vector(I8, lanes), 1)
-    return b.sitofp(b.zext(raw, simd.vector(I32, lanes)), simd.vector(F32, lanes))
+    pairs = simd.at(b, block, 64 * tile.kernel.bits)
+    if tile.kernel.pair_bits == 8:
+        codes = _load_bytes(tile, simd.at(b, pairs, TILE_ROWS + row), lanes)
+        return b.sitofp(codes, simd.vector(F32, lanes))
+    half = TILE_ROWS // 2
+    n = min(lanes, half)
+    shared = _load_bytes(tile, simd.at(b, pairs, TILE_ROWS + row % half), n)
+    # Of the four bits' two places in a byte, bits 2 to 5 of the code.
+    of_first = b.and_(b.shl(shared, simd.constant(I32, n, 2)), simd.constant(I32, n, 60))
+    of_second = b.and_(b.lshr(shared, simd.constant(I32, n, 2)), simd.constant(I32, n, 60))
+    high = of_first if row < half else of_second
+    if lanes == TILE_ROWS:
+        high = b.shuffle_vector(
+            of_first, of_second, ir.Constant(simd.vector(I32, lanes), [*range(lanes)])
+        )
+    low = _load_bytes(tile, simd.at(b, pairs, row), lanes)
+    low = b.lshr(low, simd.constant(I32, lanes, 6))
+    return b.sitofp(b.or_(low, high), simd.vector(F32, lanes))
+
+
+def _load_bytes(tile: RegisterTile, pointer: Value, n: int) -> Value:
+    """`n` bytes, each in an i32 lane."""
+    raw = simd.load(tile.b, pointer, simd.vector(I8, n), 1)
+    return tile.b.zext(raw, simd.vector(I32, n))
 
 
 def generate_integer_tile(tile: RegisterTile) -> None:
@@ -247,7 +284,7 @@ def _add_minimums(
     b, width, lanes = tile.b, tile.width, tile.isa.lanes
     sums = simd.load_splats(b, tile.isa, simd.at(b, codes, 12 * width), width, F32, lanes)
     for row in rows:
-        minimum = _bytes_to_f32(tile, simd.at(b, block, 64 * tile.kernel.bits + TILE_ROWS + row))
+        minimum = _block_minimums(tile, block, row)
         for token, total in enumerate(sums):
             slot = minimums[token, row]
             b.store(simd.fma(b, tile.isa, minimum, total, b.load(slot)), slot)
@@ -257,10 +294,15 @@ def _apply_row_factors(tile: RegisterTile, row: int, total: Value, minimum: Valu
     """Row scale times the scaled codes, less row minimum times the minimums."""
     b, lanes = tile.b, tile.isa.lanes
     factors = b.mul(tile.n_blocks, I64(tile.kernel.block_bytes))
-    pointer = simd.at(b, simd.at(b, tile.weights, factors), 4 * row)
-    vf = simd.vector(F32, lanes)
-    scale = simd.load(b, pointer, vf)
-    offset = simd.load(b, simd.at(b, pointer, 4 * TILE_ROWS), vf)
+    pointer = simd.at(b, tile.weights, factors)
+
+    def load(first: int) -> Value:
+        if tile.kernel.pair_bits == 8:
+            return simd.load(b, simd.at(b, pointer, 4 * first), simd.vector(F32, lanes))
+        place = simd.at(b, pointer, 2 * first)
+        return simd.bf16_to_f32(b, simd.load(b, place, simd.vector(I16, lanes), 2))
+
+    scale, offset = load(row), load(TILE_ROWS + row)
     return b.fsub(b.fmul(total, scale), b.fmul(minimum, offset))
 
 

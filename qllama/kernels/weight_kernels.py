@@ -25,14 +25,25 @@ class WeightKernel:
         `q8`: activations in blocks of int8; `f32`: plain float32.
     bits : int
         Of a stored code; 0 for floats.
-    has_minimum : bool
-        Whether blocks carry a minimum beside their scale (`q4` and `q6`).
+    pair_bits : int
+        Of the codes of a block's scale and minimum, 8 or 6, as `qllama.quant.tile16` packs
+        them (`q4`, `q5` and `q6`); 0 if scales are floats, without a minimum.
     """
 
     name: str
     activation: str
     bits: int = 0
-    has_minimum: bool = False
+    pair_bits: int = 0
+
+    @property
+    def has_minimum(self) -> bool:
+        """Whether blocks carry a minimum beside their scale."""
+        return self.pair_bits > 0
+
+    @property
+    def alignment(self) -> int:
+        """What all addresses of blocks are multiples of, in bytes."""
+        return self.block_bytes & -self.block_bytes
 
     @property
     def block_bytes(self) -> int:
@@ -50,6 +61,7 @@ WEIGHT_KERNELS = (
     WeightKernel("bf16", "f32"),
     WeightKernel("q8_0", "q8", bits=8),
     WeightKernel("q4_0", "q8", bits=4),
-    WeightKernel("q4", "q8", bits=4, has_minimum=True),
-    WeightKernel("q6", "q8", bits=6, has_minimum=True),
+    WeightKernel("q4", "q8", bits=4, pair_bits=8),
+    WeightKernel("q5", "q8", bits=5, pair_bits=6),
+    WeightKernel("q6", "q8", bits=6, pair_bits=8),
 )

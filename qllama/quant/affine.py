@@ -1,7 +1,8 @@
-"""`q4` and `q6`: codes with a scale and a minimum a block of 32; 4.5 and 6.5 bits a weight.
+"""`q4`, `q5` and `q6`: codes with a scale and a minimum a block of 32.
 
-weight = (d * sc) * code - (m * mc), all in float32: code in 0..15 or 0..63; sc and mc
-are 8-bit codes of the block; d and m are float32 factors of the row, never negative.
+weight = (d * sc) * code - (m * mc), all in float32: code of 4, 5 or 6 bits; sc and mc are
+codes of the block, 8 bits each, 6 in `q5`; d and m are factors of the row, never negative,
+float32, in `q5` of bfloat16's precision. So a weight takes 4.5, 5.375 or 6.5 bits.
 Codes of a block whose weights are all positive count from about 0. Only the row factors are
 floats, so they leave a kernel's inner loop, and any k serves: there are no
 superblocks to fill.
@@ -14,9 +15,10 @@ column where that is given, in two steps; c is the greatest code:
    refitted twice (codes for the scale and minimum, then the least-squares scale
    and minimum for the codes, minimum >= 0). The fit of least error with its codes, which
    the sums of the fit give without another look at the weights, is kept.
-2. d = greatest scale of the row / 255, m = greatest minimum / 255. Four pairs are tried, and
-   that of least error is kept: the nearest sc and mc; and the nearest sc and its neighbours
-   with the mc for which the mean of the block stays where step 1 had it. The codes are
+2. d = greatest scale of the row / greatest sc (255; 63 in `q5`, whose d and m keep the 8 bits
+   of a bfloat16), and m likewise. Four pairs are tried, and that of least error is kept: the
+   nearest sc and mc; and the nearest sc and its neighbours with the mc for which the mean of
+   the block stays where step 1 had it. The codes are
    clamp(rint((w + m * mc) * (1 / (d * sc))), 0, c).
 
 Fast, only the first start and the first pair are taken.
@@ -41,9 +43,13 @@ from qllama.quant.codec import BlockCodec, Grid
 from qllama.quant.importance import blocks_of_columns
 from qllama.quant.tile16 import (
     GROUP,
+    join_fives,
     join_nibbles,
+    join_pairs,
     join_sixes,
+    split_fives,
     split_nibbles,
+    split_pairs,
     split_sixes,
     tile_codes,
     tile_per_block,
@@ -52,26 +58,38 @@ from qllama.quant.tile16 import (
 )
 from qllama.quant.types import BLOCK, QUANT_TYPES, TILE_ROWS
 
-__all__ = ["MAX_SCALE_CODE", "REFITS", "SCALE_STEPS", "SMALLEST_SCALE", "AffineCodec", "starts"]
+__all__ = [
+    "REFITS",
+    "SCALE_BITS",
+    "SCALE_STEPS",
+    "SMALLEST_SCALE",
+    "SPLITTER",
+    "AffineCodec",
+    "starts",
+]
 
 UInt8 = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
 
-MAX_SCALE_CODE = np.float32(255)
+#: Of sc and of mc, by the bits of a code.
+SCALE_BITS = {4: 8, 5: 6, 6: 8}
+#: x * 65537 - (x * 65537 - x) is x to the 8 bits of bfloat16 (Dekker 1971, "A floating-point
+#: technique for extending the available precision", section 5).
+SPLITTER = np.float32(2**16 + 1)
 SMALLEST_SCALE = np.finfo(np.float32).smallest_normal
 
 #: Where the extremes of a block start, in codes inside the range, by the bits of a code; 0
 #: first, so that a block which is already a grid of that many levels is met exactly. Chosen
 #: on trained, Gaussian and Student-t weights: within 0.5% of the error of hundreds of starts.
-ENDS = {4: (0.0, -0.4, 0.4, 1.0), 6: (0.0, 0.8, 1.8, 3.2)}
+ENDS = {4: (0.0, -0.4, 0.4, 1.0), 5: (0.0, 0.4, 1.0, 1.8), 6: (0.0, 0.8, 1.8, 3.2)}
 
 REFITS = 2
 
 #: Steps from the nearest sc whose best mc is tried.
 SCALE_STEPS: Float32 = np.array([0, -1, 1], np.float32)
 
-_JOIN = {4: join_nibbles, 6: join_sixes}
-_SPLIT = {4: split_nibbles, 6: split_sixes}
+_JOIN = {4: join_nibbles, 5: join_fives, 6: join_sixes}
+_SPLIT = {4: split_nibbles, 5: split_fives, 6: split_sixes}
 
 
 def starts(bits: int) -> Float32:
@@ -80,7 +98,7 @@ def starts(bits: int) -> Float32:
     Parameters
     ----------
     bits : int
-        Of a code: 4 or 6.
+        Of a code: 4, 5 or 6.
 
     Returns
     -------
@@ -175,19 +193,22 @@ class _Blocks:
         return np.where(mean > 0, mean, np.float32(0))
 
 
-def _row_factors(values: Float32) -> Float32:
-    """Factor (rows,) of non-negative values (rows, blocks): the greatest has code 255."""
-    factor = values.max(axis=1) / MAX_SCALE_CODE
+def _row_factors(values: Float32, bits: int) -> Float32:
+    """Factor (rows,) of non-negative values (rows, blocks): the greatest has the greatest code."""
+    factor = values.max(axis=1) / np.float32(2 ** SCALE_BITS[bits] - 1)
+    if SCALE_BITS[bits] == 6:
+        far = factor * SPLITTER
+        factor = far - (far - factor)
     usable: Float32 = np.where(factor >= SMALLEST_SCALE, factor, np.float32(0))
     return usable
 
 
-def _nearest(values: Float32, factor: Float32) -> Float32:
+def _nearest(values: Float32, factor: Float32, greatest: np.float32) -> Float32:
     """Whole float32 codes (n,) of values (n,) in units of factor (n,); 0 where that is 0."""
     usable = factor > 0
     positive = np.where(values > 0, values, np.float32(0))
     codes = np.rint(positive / np.where(usable, factor, np.float32(1)))
-    limited: Float32 = np.where(usable, np.minimum(codes, MAX_SCALE_CODE), np.float32(0))
+    limited: Float32 = np.where(usable, np.minimum(codes, greatest), np.float32(0))
     return limited
 
 
@@ -197,16 +218,19 @@ class AffineCodec(BlockCodec):
     Parameters
     ----------
     name : str
-        `q4` or `q6`.
+        `q4`, `q5` or `q6`.
 
     Attributes
     ----------
     bits : int
         Of a code.
+    scale_bits : int
+        Of the codes of a scale and a minimum.
     """
 
     def __init__(self, name: str) -> None:
-        self.bits = {"q4": 4, "q6": 6}[name]
+        self.bits = {"q4": 4, "q5": 5, "q6": 6}[name]
+        self.scale_bits = SCALE_BITS[self.bits]
         super().__init__(QUANT_TYPES[name], 1e15)
 
     def _encode(self, w: Float32, h: Float32 | None, fast: bool) -> UInt8:
@@ -216,14 +240,16 @@ class AffineCodec(BlockCodec):
         columns = blocks_of_columns(np.ones(k, np.float32) if h is None else h, rows)
         blocks = _Blocks.of(x, columns, self.bits)
         scale, minimum = blocks.search(starts(self.bits)[: 1 if fast else None])
-        d, m = _row_factors(scale.reshape(rows, -1)), _row_factors(minimum.reshape(rows, -1))
+        d, m = (_row_factors(a.reshape(rows, -1), self.bits) for a in (scale, minimum))
         d_block, m_block = (np.repeat(a, k // BLOCK) for a in (d, m))
-        nearest_sc = _nearest(scale, d_block)
-        pairs = [(nearest_sc, _nearest(minimum, m_block))]
+        greatest = np.float32(2**self.scale_bits - 1)
+        nearest_sc = _nearest(scale, d_block, greatest)
+        pairs = [(nearest_sc, _nearest(minimum, m_block, greatest))]
         mean, mean_code = blocks.sum_x / blocks.sum_h, blocks.mean_code(scale, minimum)
         for step in SCALE_STEPS[: 0 if fast else None]:
-            near_sc = np.clip(nearest_sc + step, np.float32(0), MAX_SCALE_CODE)
-            pairs.append((near_sc, _nearest((d_block * near_sc) * mean_code - mean, m_block)))
+            near_sc = np.clip(nearest_sc + step, np.float32(0), greatest)
+            wanted = (d_block * near_sc) * mean_code - mean
+            pairs.append((near_sc, _nearest(wanted, m_block, greatest)))
         sc, mc = pairs[0]
         best_error = np.full_like(sc, np.inf)
         for near_sc, near_mc in pairs:
@@ -255,27 +281,28 @@ class AffineCodec(BlockCodec):
 
     def _parts(self, tiles: UInt8) -> tuple[Float32, Float32, Float32, Float32, Float32]:
         """What `_store` takes."""
-        tail = np.ascontiguousarray(tiles[:, -8 * TILE_ROWS :]).view("<f4")
-        d, m = tail[:, :TILE_ROWS].reshape(-1), tail[:, TILE_ROWS:].reshape(-1)
-        blocks = tiles[:, : -8 * TILE_ROWS].reshape(len(tiles), -1, self.kind.tile_block_n_bytes)
-        joined, sc_bytes, mc_bytes = np.split(blocks, [-2 * TILE_ROWS, -TILE_ROWS], axis=2)
+        n_tail = self.kind.tile_tail_n_bytes
+        tail = np.ascontiguousarray(tiles[:, -n_tail:]).view(f"<u{n_tail // (2 * TILE_ROWS)}")
+        # Of bfloat16's precision, the high half of a float32 is all of it.
+        factors = (tail.astype("<u4") << (32 - 8 * tail.itemsize)).view("<f4")
+        d, m = (a.reshape(-1) for a in np.split(factors, 2, axis=1))
+        blocks = tiles[:, :-n_tail].reshape(len(tiles), -1, self.kind.tile_block_n_bytes)
+        joined, pairs = np.split(blocks, [self.bits * BLOCK * TILE_ROWS // 8], axis=2)
         joined = joined.reshape(*blocks.shape[:2], self.bits, TILE_ROWS, GROUP)
         codes = untile_codes(_SPLIT[self.bits](joined)).astype(np.float32)
-        sc, mc = (untile_per_block(a).astype(np.float32) for a in (sc_bytes, mc_bytes))
+        split = split_pairs(pairs, self.scale_bits)
+        sc, mc = (untile_per_block(a).astype(np.float32) for a in split)
         return codes, sc, mc, d, m
 
     def _store(self, codes: Float32, sc: Float32, mc: Float32, d: Float32, m: Float32) -> UInt8:
         """Tile16 storage of codes (rows, k), block codes (rows, blocks) and factors (rows,)."""
         joined = _JOIN[self.bits](tile_codes(codes.astype(np.uint8)))
         n_tiles, n_blocks = joined.shape[:2]
-        blocks = np.concatenate(
-            [
-                joined.reshape(n_tiles, n_blocks, -1),
-                tile_per_block(sc.astype(np.uint8)),
-                tile_per_block(mc.astype(np.uint8)),
-            ],
-            axis=2,
-        )
-        tail = np.concatenate([a.reshape(n_tiles, TILE_ROWS) for a in (d, m)], axis=1)
-        tail_bytes = np.ascontiguousarray(tail.astype("<f4")).view(np.uint8)
+        first, second = (tile_per_block(a.astype(np.uint8)) for a in (sc, mc))
+        pairs = join_pairs(first, second, self.scale_bits)
+        blocks = np.concatenate([joined.reshape(n_tiles, n_blocks, -1), pairs], axis=2)
+        factors = np.concatenate([a.reshape(n_tiles, TILE_ROWS) for a in (d, m)], axis=1)
+        n_bytes = self.kind.tile_tail_n_bytes // (2 * TILE_ROWS)
+        tail = factors.astype("<f4").view("<u4") >> (32 - 8 * n_bytes)
+        tail_bytes = np.ascontiguousarray(tail.astype(f"<u{n_bytes}")).view(np.uint8)
         return np.concatenate([blocks.reshape(n_tiles, -1), tail_bytes], axis=1)

@@ -23,6 +23,7 @@ _CODECS: dict[str, Codec] = {
         Q8_0Codec(),
         Q4_0Codec(),
         AffineCodec("q4"),
+        AffineCodec("q5"),
         AffineCodec("q6"),
     )
 }

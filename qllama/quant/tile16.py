@@ -16,10 +16,14 @@ from qllama.quant.types import BLOCK, TILE_ROWS, padded_shape
 
 __all__ = [
     "GROUP",
+    "join_fives",
     "join_nibbles",
+    "join_pairs",
     "join_sixes",
     "pad_matrix",
+    "split_fives",
     "split_nibbles",
+    "split_pairs",
     "split_sixes",
     "tile_codes",
     "tile_per_block",
@@ -87,6 +91,24 @@ def split_nibbles(joined: UInt8) -> UInt8:
     return np.concatenate([joined & np.uint8(15), joined >> np.uint8(4)], axis=2)
 
 
+def join_fives(tiled: UInt8) -> UInt8:
+    """Pack 5-bit codes (tiles, blocks, 8, r, j) to bytes (tiles, blocks, 5, r, j).
+
+    Their low bits as `join_nibbles`, then bytes whose bit g is the high bit of group g's code.
+    """
+    high = [tiled[:, :, g] >> np.uint8(4) << np.uint8(g) for g in range(_GROUPS)]
+    plane = np.bitwise_or.reduce(high)[:, :, None]
+    return np.concatenate([join_nibbles(tiled & np.uint8(15)), plane], axis=2)
+
+
+def split_fives(joined: UInt8) -> UInt8:
+    """Undo `join_fives`."""
+    plane = joined[:, :, 4]
+    high = [(plane >> np.uint8(g) & np.uint8(1)) << np.uint8(4) for g in range(_GROUPS)]
+    codes: UInt8 = split_nibbles(joined[:, :, :4]) | np.stack(high, axis=2)
+    return codes
+
+
 def join_sixes(tiled: UInt8) -> UInt8:
     """Pack 6-bit codes (tiles, blocks, 8, r, j) to bytes (tiles, blocks, 6, r, j).
 
@@ -106,6 +128,29 @@ def split_sixes(joined: UInt8) -> UInt8:
     fourth = (first | second | third)[:, :, :, None]
     codes = np.concatenate([halves & np.uint8(63), fourth], axis=3)
     return codes.reshape(*joined.shape[:2], _GROUPS, *joined.shape[3:])
+
+
+def join_pairs(first: UInt8, second: UInt8, bits: int) -> UInt8:
+    """Pack two numbers of 8 or 6 bits of each row (tiles, blocks, r): 32 or 24 bytes a block.
+
+    Of 8 bits, all first ones and then all second ones. Of 6 bits, byte r is the first of row r
+    and the low two bits of its second; 8 bytes follow, of the high four bits of the second
+    ones: rows r and r + 8 share one.
+    """
+    if bits == 8:
+        return np.concatenate([first, second], axis=2)
+    high, half = second >> np.uint8(2), TILE_ROWS // 2
+    shared = high[:, :, :half] | high[:, :, half:] << np.uint8(4)
+    return np.concatenate([first | second << np.uint8(6), shared], axis=2)
+
+
+def split_pairs(joined: UInt8, bits: int) -> tuple[UInt8, UInt8]:
+    """Undo `join_pairs`: `joined` holds pairs of `bits`."""
+    whole, rest = joined[:, :, :TILE_ROWS], joined[:, :, TILE_ROWS:]
+    if bits == 8:
+        return whole, rest
+    high = np.concatenate([rest & np.uint8(15), rest >> np.uint8(4)], axis=2)
+    return whole & np.uint8(63), whole >> np.uint8(6) | high << np.uint8(2)
 
 
 def tile_per_block(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

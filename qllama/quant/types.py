@@ -37,13 +37,13 @@ class QuantType:
     name : str
         As it stands in a `.qlm` tensor table.
     bits_per_weight : float
-        Nominal, without padding and without the row factors of `q4` and `q6`.
+        Nominal, without padding and without the row factors of `q4`, `q5` and `q6`.
     block_size : int
         Consecutive k that share a scale: 32, or 1 for the float types.
     tile_block_n_bytes : int
         Bytes that 16 rows x 32 k take, scales included.
     tile_tail_n_bytes : int
-        Bytes after the last block of every tile (the row factors of `q4` and `q6`).
+        Bytes after the last block of every tile (the row factors of `q4`, `q5` and `q6`).
     """
 
     name: str
@@ -62,6 +62,7 @@ QUANT_TYPES: dict[str, QuantType] = {
         QuantType("q8_0", 8.5, BLOCK, 544),
         QuantType("q4_0", 4.5, BLOCK, 288),
         QuantType("q4", 4.5, BLOCK, 288, 128),
+        QuantType("q5", 5.375, BLOCK, 344, 64),
         QuantType("q6", 6.5, BLOCK, 416, 128),
     )
 }

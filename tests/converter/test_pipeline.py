@@ -60,7 +60,15 @@ def by_norm(name, tensors):
 
 @pytest.mark.parametrize(
     ("preset", "fast"),
-    [("q4", False), ("q4", True), ("q6", False), ("q8", False), ("q4_0", True), ("f16", False)],
+    [
+        ("q4", False),
+        ("q4", True),
+        ("q5", False),
+        ("q6", False),
+        ("q8", False),
+        ("q4_0", True),
+        ("f16", False),
+    ],
 )
 def test_convert_stores_exactly_what_the_codec_defines(tmp_path, source, preset, fast, monkeypatch):
     # Slabs of one and two tiles, so that every tensor is put together from several.
@@ -335,8 +343,8 @@ def test_convert_unusable_target_is_refused_before_the_source_is_hashed(
 
 
 def test_convert_unknown_type_is_refused_before_anything_is_read(tmp_path):
-    with pytest.raises(ConversionError, match="found 'q5'"):
-        convert(tmp_path / "absent.gguf", tmp_path / "out.qlm", type="q5")
+    with pytest.raises(ConversionError, match="found 'q3'"):
+        convert(tmp_path / "absent.gguf", tmp_path / "out.qlm", type="q3")
 
 
 @pytest.mark.parametrize(("preset", "bits"), [("q4", 4.8), ("q8", 8.51), ("f16", 16.0)])

@@ -35,7 +35,7 @@ def layers_with(types, part, type_name):
     return [int(n.split(".")[2]) for n, t in types.items() if n.endswith(part) and t == type_name]
 
 
-@pytest.mark.parametrize("name", ["q6", "q4_0", "q8_0", "f16", "bf16", "f32"])
+@pytest.mark.parametrize("name", ["q5", "q6", "q4_0", "q8_0", "f16", "bf16", "f32"])
 def test_preset_of_a_type_gives_it_to_every_matrix(name):
     types = preset(name).types(shapes_of())
     assert types.keys() == shapes_of().keys()
@@ -74,27 +74,26 @@ def llama(hidden, vocab, n_layers, intermediate, kv_dim, *, is_tied):
 
 
 @pytest.mark.parametrize(
-    ("shapes", "raised"),
+    ("shapes", "n_v_q6", "n_k_q5"),
     [
-        # SmolLM2-135M, Llama 3.2 1B and 3B: their tied embeddings do not fit at 6 bits.
-        (llama(576, 49152, 30, 1536, 192, is_tied=True), {"v_proj": 30, "k_proj": 30}),
-        (llama(2048, 128256, 16, 8192, 512, is_tied=True), {"v_proj": 16, "k_proj": 16}),
-        (llama(3072, 128256, 28, 8192, 1024, is_tied=True), {"v_proj": 28, "k_proj": 28}),
+        # SmolLM2-135M, whose tied embedding takes nearly all there is; Llama 3.2 1B and 3B.
+        (llama(576, 49152, 30, 1536, 192, is_tied=True), 2, 1),
+        (llama(2048, 128256, 16, 8192, 512, is_tied=True), 16, 16),
+        (llama(3072, 128256, 28, 8192, 1024, is_tied=True), 28, 28),
         # Llama 3 8B, and Llama 2 7B, whose v and k are as large as q.
-        (
-            llama(4096, 128256, 32, 14336, 1024, is_tied=False),
-            {"v_proj": 32, "k_proj": 32, HEAD: 1},
-        ),
-        (llama(4096, 32000, 32, 11008, 4096, is_tied=False), {"v_proj": 32, HEAD: 1}),
+        (llama(4096, 128256, 32, 14336, 1024, is_tied=False), 32, 32),
+        (llama(4096, 32000, 32, 11008, 4096, is_tied=False), 32, 32),
     ],
 )
-def test_preset_q4_stays_within_its_budget_and_uses_it(shapes, raised):
+def test_preset_q4_stays_within_its_budget_and_uses_it(shapes, n_v_q6, n_k_q5):
     types = preset("q4").types(shapes)
     assert 4.78 < bits_per_weight(types, shapes) <= 4.8
-    for part, n in raised.items():
-        assert sum(t == "q6" for name, t in types.items() if part in name) == n
+    of_v = [t for name, t in types.items() if "v_proj" in name]
+    assert of_v == ["q6"] * n_v_q6 + ["q5"] * (len(of_v) - n_v_q6)
+    assert sum(t == "q5" for name, t in types.items() if "k_proj" in name) == n_k_q5
+    assert types.get(HEAD, types[EMBEDDING]) == "q5"
     # An embedding that is only looked up stays at 4 bits.
-    assert types[EMBEDDING] == "q4"
+    assert types[EMBEDDING] == ("q4" if HEAD in shapes else "q5")
 
 
 def test_preset_name_in_upper_case_is_the_same():
@@ -142,6 +141,12 @@ def test_recipe_upgrade_that_does_not_fit_leaves_room_for_the_next():
     upgrades = (Rule("lm_head", "f32"), Rule("lm_head", "q8_0"), Rule("lm_head", "f16"))
     types = Recipe("mix", (Rule("", "q4_0"),), upgrades, 6.5).types(shapes)
     assert types[HEAD] == "q8_0"
+
+
+def test_recipe_later_upgrades_raise_a_matrix_again_and_never_lower_it():
+    upgrades = (Rule("v_proj", "q6"), Rule("v_proj", "q8_0"), Rule("v_proj|down", "q5"))
+    types = Recipe("mix", (Rule("", "q4"),), upgrades, 32).types(shapes_of())
+    assert layers_with(types, V, "q8_0") == layers_with(types, DOWN, "q5") == [0, 1, 2]
 
 
 def test_recipe_overrides_come_first_and_are_never_upgraded():

@@ -145,7 +145,7 @@ def test_reader_mutated_file_raises_only_format_errors(sample, tmp_path):
 
 
 SHAPES = st.tuples(st.integers(1, 50)) | st.tuples(st.integers(1, 40), st.integers(1, 70))
-TYPES = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4", "q6"]
+TYPES = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4", "q5", "q6"]
 
 
 @st.composite

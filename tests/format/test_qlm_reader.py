@@ -111,8 +111,8 @@ def test_reader_vector_decodes_each_float_type(tmp_path, path):
 
 
 @pytest.mark.parametrize(
-    # Largest weight below 4, so a step is at most 8 / 15 (q4), 8 / 63 (q6), 4 / 8 (q4_0),
-    # 4 / 127 (q8_0); a q4_0 code may be clamped one step short.
+    # Largest weight below 4, so a step is at most 8 / 15 (q4), 8 / 31 (q5), 8 / 63 (q6),
+    # 4 / 8 (q4_0), 4 / 127 (q8_0); a q4_0 code may be clamped one step short.
     ("type_name", "tolerance"),
     [
         ("f32", 0),
@@ -120,6 +120,7 @@ def test_reader_vector_decodes_each_float_type(tmp_path, path):
         ("bf16", 0.016),
         ("q8_0", 0.02),
         ("q4", 0.4),
+        ("q5", 0.2),
         ("q6", 0.1),
         ("q4_0", 0.51),
     ],

@@ -27,7 +27,7 @@ def lanes_of(numbers, step):
 
 
 @pytest.mark.parametrize("isa", runnable_isas(), ids=lambda isa: isa.name)
-@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("bits", [4, 5, 6, 8])
 @pytest.mark.parametrize("n_steps", [1, MAX_STEPS])
 def test_byte_dot_any_bytes_add_exactly(isa, bits, n_steps):
     rng = np.random.default_rng(bits)

@@ -164,6 +164,19 @@ def test_linear_one_changed_activation_is_seen(name, isa):
     assert not np.delete(wrong, 7, axis=0).any()
 
 
+def affine_storage(name, code_byte, scale_code, minimum_code, k):
+    """16 rows whose bytes of codes are all alike, as are their scales and minimums; factors 1."""
+    codes = np.full(64 * KERNELS[name].bits, code_byte, np.uint8)
+    if name == "q5":
+        pairs = [scale_code | minimum_code % 4 << 6] * 16 + [minimum_code // 4 * 17] * 8
+        factors = np.full(32, 0x3F80, np.uint16)  # 1 in bfloat16
+    else:
+        pairs = [scale_code] * 16 + [minimum_code] * 16
+        factors = np.ones(32, np.float32)
+    block = np.concatenate([codes, np.array(pairs, np.uint8)])
+    return np.concatenate([np.tile(block, k // 32), factors.view(np.uint8)])
+
+
 def extreme_storage(name, high, k):
     """Storage of 16 rows of the greatest (or least) code, and the weight it stands for.
 
@@ -176,11 +189,8 @@ def extreme_storage(name, high, k):
     if name == "q4_0":
         codes = np.full((16, k), 15 if high else 0, np.uint8)
         return codec(name).pack(codes, np.ones((16, k // 32), np.float16)), 7 if high else -8
-    block = np.full(KERNELS[name].block_bytes, 255 if high else 0, np.uint8)
-    block[-32:-16], block[-16:] = 1, 3
-    tail = np.ones(32, np.float32).view(np.uint8)
     value = 2 ** KERNELS[name].bits - 1 - 3 if high else -3
-    return np.concatenate([np.tile(block, k // 32), tail]), value
+    return affine_storage(name, 255 if high else 0, 1, 3, k), value
 
 
 @each_isa
@@ -204,12 +214,11 @@ def test_linear_extreme_codes_do_not_saturate(name, isa, high, k):
 @each_isa
 @pytest.mark.parametrize("name", [name for name in INTEGER if KERNELS[name].has_minimum])
 def test_linear_largest_scale_codes_are_taken_as_unsigned(name, isa):
-    block = np.full(KERNELS[name].block_bytes, 255, np.uint8)
-    block[-16:] = 254
-    data = np.concatenate([block, np.ones(32, np.float32).view(np.uint8)])
+    greatest = 2 ** KERNELS[name].pair_bits - 1
+    data = affine_storage(name, 255, greatest, greatest - 1, 32)
     packed = pack_q8(np.ones((MANY, 32), np.int8), np.ones((MANY, 1), np.float32), isa)
     y = multiply(name, isa, data, (16, 32), packed, MANY)
-    np.testing.assert_array_equal(y, 32 * (255 * (2 ** KERNELS[name].bits - 1) - 254))
+    np.testing.assert_array_equal(y, 32 * (greatest * (2 ** KERNELS[name].bits - 1) - greatest + 1))
 
 
 @each_isa

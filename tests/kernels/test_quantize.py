@@ -188,7 +188,7 @@ def test_quantize_threads_that_share_a_heap_write_in_no_other_s_memory():
         "import numpy as np\n"
         "from qllama.kernels.quantize import quantize\n"
         "w = np.random.default_rng(0).standard_normal((32, 2048), np.float32)\n"
-        "for name in ('q8_0', 'q4_0', 'q4', 'q6'):\n"
+        "for name in ('q8_0', 'q4_0', 'q4', 'q5', 'q6'):\n"
         "    alone = quantize(name, w, 1)\n"
         "    with ThreadPoolExecutor(4) as pool:\n"
         "        for beside in pool.map(lambda _: quantize(name, w, 1), range(100)):\n"
@@ -204,7 +204,7 @@ def test_quantize_code_for_a_generic_cpu_gives_the_same_bytes():
         "from qllama.kernels.quantize import quantize\n"
         "from qllama.quant import codec\n"
         "w = np.random.default_rng(7).standard_t(3, (20, 170)).astype(np.float32)\n"
-        "for name in ('q8_0', 'q4_0', 'q4', 'q6'):\n"
+        "for name in ('q8_0', 'q4_0', 'q4', 'q5', 'q6'):\n"
         "    for h in (None, np.linspace(0, 1, 170, dtype=np.float32)):\n"
         "        assert np.array_equal(quantize(name, w, 1, h), codec(name).quantize(w, h)), name\n"
     )

@@ -222,6 +222,7 @@ MIXTURES = {
     "q8_0": "q8_0",
     "q4_0": "q4_0",
     "q4": "q4",
+    "q5": "q5",
     "q6": "q6",
     "q4 preset": {"embed_tokens": "q8_0", "lm_head": "q8_0", "proj": "q4"},
     "float attention": {"self_attn": "f16", "mlp": "q4_0", "": "bf16"},
@@ -263,7 +264,7 @@ def test_forward_integer_weights_equal_the_reference_but_for_ties(model, mixture
     assert_equal_but_for_ties(model(INTEGER_CONFIGS[name], MIXTURES[mixture]))
 
 
-@pytest.mark.parametrize("name", ["f16", "bf16", "q8_0", "q4_0", "q4", "q6"])
+@pytest.mark.parametrize("name", ["f16", "bf16", "q8_0", "q4_0", "q4", "q5", "q6"])
 def test_forward_embedding_of_any_type_is_read_without_its_padding(model, name):
     # 24 columns of padding share a block with weights: zeros that q4 does not keep.
     assert_equal_but_for_ties(model({"hidden_size": 40}, {"embed_tokens": name, "": "f32"}))

@@ -54,6 +54,7 @@ def test_block_importance_that_is_none_is_refused(importance, message):
     ("name", "limit", "share"),
     [
         ("q4", 0.0598, 0.9),
+        ("q5", 0.03143, 0.91),
         ("q6", 0.0141, 0.9),
         ("q4_0", 0.0742, 0.93),
         ("q8_0", 0.00418, 0.91),
@@ -89,7 +90,7 @@ def test_quantize_with_importance_meets_a_grid_of_its_own_exactly(name, rng):
     assert weighted_error(name, w, np.ones(64, np.float32), np.float32(1)) < 1e-7
 
 
-@pytest.mark.parametrize("name", ["q4", "q6", "q4_0", "q8_0"])
+@pytest.mark.parametrize("name", ["q4", "q5", "q6", "q4_0", "q8_0"])
 def test_quantize_a_single_important_column_keeps_its_value(name, rng):
     w = rng.standard_normal((16, 32)).astype(np.float32)
     importance = np.eye(1, 32, 5, dtype=np.float32)[0]

@@ -8,7 +8,7 @@ import pytest
 from qllama.quant import BlockCodec, codec
 from qllama.quant.feedback import feedback_factor, with_feedback
 
-TYPES = ["q4", "q6", "q4_0", "q8_0"]
+TYPES = ["q4", "q5", "q6", "q4_0", "q8_0"]
 
 
 def correlated(rng, n, k):
@@ -90,4 +90,4 @@ def test_grid_with_its_codes_is_what_is_decoded(name, rng):
     scales, offsets = (np.repeat(a.T, 32, axis=1)[:, :70] for a in (grid.scales, grid.offsets))
     expected = scales * codes - offsets
     np.testing.assert_allclose(changed, expected, atol=1e-6 * np.abs(expected).max())
-    assert grid.greatest == {"q4": 15, "q6": 63, "q4_0": 15, "q8_0": 255}[name]
+    assert grid.greatest == {"q4": 15, "q5": 31, "q6": 63, "q4_0": 15, "q8_0": 255}[name]

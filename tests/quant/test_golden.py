@@ -81,6 +81,34 @@ def test_golden_q4_block_codes_precede_the_row_factors():
     np.testing.assert_array_equal(codec("q4").dequantize(tile, 2, 64), w)
 
 
+def test_golden_q5_high_bits_lie_in_a_plane_and_high_minimums_share_bytes():
+    # Rows 1 and 9 of scales and minimums (63, 63), then (32, 22) and (16, 41), in units of
+    # d = 1/64 and m = 1/4.
+    codes = np.arange(32)
+    w = np.zeros((10, 64), np.float32)
+    w[[1, 9], :32] = codes * 63 / 64 - 63 / 4
+    w[1, 32:] = codes[::-1] / 2 - 22 / 4
+    w[9, 32:] = codes / 4 - 41 / 4
+    tile = np.zeros(2 * 344 + 64, np.uint8)
+    for block, row, backwards in ((0, 1, 0), (0, 9, 0), (1, 1, 1), (1, 9, 0)):
+        for j in range(4):
+            for g in range(4):
+                low = 4 * g + j
+                byte = 15 - low | (15 - low) << 4 if backwards else low | low << 4
+                tile[344 * block + 64 * g + 4 * row + j] = byte
+            # Codes from 16 on are in the upper four of eight groups, or the lower.
+            tile[344 * block + 256 + 4 * row + j] = 0x0F if backwards else 0xF0
+    tile[[320 + 1, 320 + 9]] = 63 | 3 << 6
+    tile[336 + 1] = 15 | 15 << 4
+    tile[[664 + 1, 664 + 9]] = 32 | (22 & 3) << 6, 16 | (41 & 3) << 6
+    tile[680 + 1] = 22 >> 2 | (41 >> 2) << 4
+    for row in (1, 9):
+        tile[688 + 2 * row : 690 + 2 * row] = [0x80, 0x3C]  # 1/64
+        tile[720 + 2 * row : 722 + 2 * row] = [0x80, 0x3E]  # 1/4
+    np.testing.assert_array_equal(codec("q5").quantize(w), tile)
+    np.testing.assert_array_equal(codec("q5").dequantize(tile, 10, 64), w)
+
+
 def test_golden_q6_three_bytes_hold_four_codes():
     # One block of row 1: scale 255/256 and minimum 255/8, so d = 1/256 and m = 1/8.
     codes = np.arange(32) * 2 + np.arange(32) // 16

@@ -42,7 +42,7 @@ def test_vector_n_bytes_is_unpadded(name, n_bytes):
     assert vector_n_bytes(name, 5) == n_bytes
 
 
-@pytest.mark.parametrize("name", ["q8_0", "q4_0", "q4", "q6"])
+@pytest.mark.parametrize("name", ["q8_0", "q4_0", "q4", "q5", "q6"])
 def test_vector_n_bytes_of_block_type_is_refused(name):
     with pytest.raises(UnsupportedModelError, match=f"f32, f16 or bf16, found '{name}'"):
         vector_n_bytes(name, 32)
@@ -50,6 +50,6 @@ def test_vector_n_bytes_of_block_type_is_refused(name):
 
 def test_quant_type_unknown_name_lists_the_known_ones():
     with pytest.raises(
-        UnsupportedModelError, match=r"f32, f16, bf16, q8_0, q4_0, q4, q6, found 'q5'"
+        UnsupportedModelError, match=r"f32, f16, bf16, q8_0, q4_0, q4, q5, q6, found 'q3'"
     ):
-        quant_type("q5")
+        quant_type("q3")
