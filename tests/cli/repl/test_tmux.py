@@ -196,3 +196,19 @@ def test_tmux_commands_change_the_conversation(chat):
     assert terminal.ask("/set system Answer in one word.").startswith("Set system message.")
     assert "Did you mean /clear?" in terminal.ask("/cler")
     assert IDLE in terminal.ask("/clear")
+
+
+def test_tmux_another_model_refuses_the_session_of_the_first(chat, smollm2_q4, tmp_path):
+    terminal = chat("-n", "20")
+    terminal.ask("/set parameter top_k 7")
+    terminal.ask("What is the capital of France?")
+    path = tmp_path / "talk.session"
+    terminal.ask(f"/save {path}")
+    assert "quantization      q8 (" in terminal.ask("/show info")
+    terminal.ask(f"/load {smollm2_q4}")
+    assert "quantization      q4 (" in terminal.ask("/show info")
+    assert f"error: {path}: " in terminal.ask(f"/restore {path}")
+    # And goes on.
+    terminal.ask("/set format json")
+    assert terminal.ask("Describe the capital of France.").startswith("{")
+    assert re.search(r"top_k +40\n", terminal.ask("/show parameters"))

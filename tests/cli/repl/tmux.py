@@ -33,7 +33,10 @@ class Tmux:
         self, socket: Path, command: Sequence[str], environment: Mapping[str, str]
     ) -> None:
         self._socket = socket
-        words = ["env", *(f"{name}={value}" for name, value in environment.items()), *command]
+        # pytest brings readline, which leaves children a size of its own.
+        unset = ("-u", "COLUMNS", "-u", "LINES")
+        own = (f"{name}={value}" for name, value in environment.items())
+        words = ["env", *unset, *own, *command]
         # What is drawn stays when the command has ended, and the line tells how it did.
         line = f"{shlex.join(words)}; echo ended with $?; sleep 600"
         self._run("-f", "/dev/null", "new-session", "-d", "-x", "150", "-y", "50", line)
