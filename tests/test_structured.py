@@ -191,6 +191,15 @@ def test_streams_batches_and_coroutines_give_the_same_answers(llm):
     assert [a.token_ids for a in asyncio.run(ask())] == [a.token_ids for a in alone]
 
 
+def test_coroutine_leaves_compiling_to_the_thread_that_computes(llm):
+    async def ask():
+        answer = llm.agenerate("a", regex="(a")  # compiles nothing yet
+        with pytest.raises(ValueError, match="^regex: unclosed group$"):
+            await answer
+
+    asyncio.run(ask())
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_steps_of_what_must_come_are_taken_together_and_change_nothing(
     llm, monkeypatch, temperature

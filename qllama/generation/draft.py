@@ -166,6 +166,17 @@ class Draft:
             return None
         return tuple(self._logprobs[place - self.n_prompt :])
 
+    def prepare(self) -> None:
+        """Do what takes time before the first token, and needs no logits.
+
+        Raises
+        ------
+        ValueError
+            When the guide's constraint is malformed.
+        """
+        if self.guide is not None:
+            self.guide.prepare()
+
     def take(self, logits: npt.NDArray[np.float32]) -> str:
         """Choose the next token; return the text that is certain with it.
 

@@ -10,7 +10,7 @@ import functools
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,8 +44,8 @@ class Guide:
 
     Parameters
     ----------
-    matcher : LLMatcher
-        Fresh.
+    new_matcher : callable
+        Returns a fresh one; called once, when it is first needed: it may have to compile.
     constraint : Constraint
         What it was made of, for errors.
     vocab_size : int
@@ -55,12 +55,30 @@ class Guide:
     """
 
     def __init__(
-        self, matcher: LLMatcher, constraint: Constraint, vocab_size: int, ends: Collection[int]
+        self,
+        new_matcher: Callable[[], LLMatcher],
+        constraint: Constraint,
+        vocab_size: int,
+        ends: Collection[int],
     ) -> None:
-        self._matcher = matcher
+        self._new_matcher = new_matcher
         self._constraint = constraint
         self._end = vocab_size
         self._ends = np.array([token for token in ends if token < vocab_size], np.intp)
+
+    @functools.cached_property
+    def _matcher(self) -> LLMatcher:
+        return self._new_matcher()
+
+    def prepare(self) -> None:
+        """Compile now what was not compiled yet.
+
+        Raises
+        ------
+        ValueError
+            When the constraint is malformed, or asks for what the library cannot do.
+        """
+        self._check()
 
     def allowed(self) -> npt.NDArray[np.bool_]:
         """Return which tokens may come next, bool (vocab_size,).
@@ -131,14 +149,12 @@ class Guides:
             Tokens that end the answer.
         previous : int or None
             The token before the answer.
-
-        Raises
-        ------
-        ValueError
-            When the constraint is malformed, or asks for what the library cannot do.
         """
         # The first token may begin with a space that is no part of the text.
         key = (constraint, self._tokenizer.adds_space_after(previous))
+        return Guide(lambda: self._matcher(key), constraint, self._tokenizer.vocab_size, ends)
+
+    def _matcher(self, key: tuple[Constraint, bool]) -> LLMatcher:
         with self._lock:
             matcher = self._compiled.pop(key, None)
             if matcher is None:
@@ -146,8 +162,7 @@ class Guides:
             self._compiled[key] = matcher
             if len(self._compiled) > _MOST_COMPILED:
                 self._compiled.popitem(last=False)
-            matcher = matcher.deep_copy()
-        return Guide(matcher, constraint, self._tokenizer.vocab_size, ends)
+            return matcher.deep_copy()
 
     def _compile(self, constraint: Constraint, after_space: bool) -> LLMatcher:
         from llguidance import LLMatcher

@@ -204,6 +204,8 @@ class Stream(Iterator[Piece]):
         self._interrupt.check()
         draft = self._draft
         is_first = draft.n_tokens == draft.n_prompt
+        if is_first:
+            draft.prepare()
         started = time.perf_counter()
         source = self._session if self._speculation is None or is_first else self._speculation
         logits, n_reused = source.evaluate(

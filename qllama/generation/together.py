@@ -93,6 +93,8 @@ class Together:
             prompt_seconds = 0.0
             try:
                 self._interrupt.check()
+                for draft in self._drafts:
+                    draft.prepare()
                 tokens = self._drafts[0].tokens
                 logits, n_reused = self._session.evaluate(
                     tokens, on_progress=self._on_progress, check=self._interrupt.check
