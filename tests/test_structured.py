@@ -194,7 +194,7 @@ def test_streams_batches_and_coroutines_give_the_same_answers(llm):
 def test_coroutine_leaves_compiling_to_the_thread_that_computes(llm):
     async def ask():
         answer = llm.agenerate("a", regex="(a")  # compiles nothing yet
-        with pytest.raises(ValueError, match="^regex: unclosed group$"):
+        with pytest.raises(ValueError, match=r"^regex: unclosed group$"):
             await answer
 
     asyncio.run(ask())
