@@ -174,10 +174,12 @@ def _restore(chat: Chat, name: str) -> None:
     conversation, options = restore_session(Path(name).expanduser(), chat.llm)
     chat.resume(conversation)
     chat.options = {**chat.options, **options}
-    chat.screen.say(
-        f"Restored the session from '{name}' ({counted(len(chat.conversation.turns), 'turn')}, "
-        f"{counted(chat.n_used, 'token')})"
-    )
+    turns = conversation.turns
+    said = f"Restored the session from '{name}' ({counted(len(turns), 'turn')}, "
+    said += f"{counted(chat.n_used, 'token')})"
+    if turns:
+        said += f"; you last asked {shortened(turns[-1].question)!r}"
+    chat.screen.say(said)
 
 
 def _clear(chat: Chat, _: str) -> None:

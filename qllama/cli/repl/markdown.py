@@ -11,7 +11,8 @@ from functools import cache
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import CodeBlock, Heading, Markdown
+from rich.markdown import CodeBlock, Heading, ListItem, Markdown
+from rich.segment import Segment
 from rich.syntax import Syntax
 
 __all__ = ["blocks", "finished_blocks", "rendered"]
@@ -61,11 +62,37 @@ class _Heading(Heading):
         yield self.text
 
 
+class _Item(ListItem):
+    """An item of a list at the left edge; a number keeps its dot."""
+
+    def render_bullet(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        return self._after(
+            Segment("• ", console.get_style("markdown.item.bullet")), console, options
+        )
+
+    def render_number(
+        self, console: Console, options: ConsoleOptions, number: int, last_number: int
+    ) -> RenderResult:
+        # `last_number` is rich's, which counts one too many.
+        marker = f"{number}.".rjust(len(str(last_number - 1)) + 1) + " "
+        style = console.get_style("markdown.item.number")
+        return self._after(Segment(marker, style), console, options)
+
+    def _after(self, marker: Segment, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = len(marker.text)
+        room = options.update(width=options.max_width - width)
+        for i, line in enumerate(console.render_lines(self.elements, room, style=self.style)):
+            yield Segment(" " * width) if i else marker
+            yield from line
+            yield Segment.line()
+
+
 class _Markdown(Markdown):
     elements = Markdown.elements | {
         "fence": _Code,
         "code_block": _Code,
         "heading_open": _Heading,
+        "list_item_open": _Item,
     }
 
 

@@ -47,12 +47,12 @@ Title
 Some bold text, <b>html</b> and code.
 A second line.
 
- • one
- • two
+• one
+• two
 
- 1 first
+1. first
    still first
- 2 second
+2. second
 
 def f(x):
 
@@ -124,6 +124,12 @@ def test_markdown_control_characters_do_not_reach_the_terminal(console):
         reply.write("red \x1b[31m \x07")
     assert "\x1b[31m" not in console.file.getvalue()
     assert "red ␛[31m ␇" in remains(console.file.getvalue())
+
+
+def test_markdown_numbers_of_a_list_are_aligned(console):
+    with MarkdownReply(console) as reply:
+        reply.write("".join(f"{i}. x\n" for i in range(9, 12)))
+    assert remains(console.file.getvalue()) == " 9. x\n10. x\n11. x\n\n"
 
 
 def test_markdown_interrupted_answer_remains(console):

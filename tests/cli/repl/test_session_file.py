@@ -49,7 +49,9 @@ def test_save_and_restore_in_a_session(play, tmp_path):
     assert f"Saved the session to '{path}' (1 turn, {size:.1f} MB)\n" in shown
     llm = FakeLlama([["b"]])
     shown = play(llm, f"/restore {path}", "two").shown
-    assert f"Restored the session from '{path}' (1 turn, 16 tokens)\n" in shown
+    assert (
+        f"Restored the session from '{path}' (1 turn, 16 tokens); you last asked 'one'\n" in shown
+    )
     assert [m["content"] for m in llm.calls[0][0]] == ["Be brief.", "one", "a", "two"]
 
 
