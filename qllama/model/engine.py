@@ -258,9 +258,9 @@ class Engine:
         float32, (n_states, vocab_size)
             Of the last layer's output of a token, its logits, to the bit.
         """
-        places = np.zeros(len(states), np.int32)
-        outputs = range(len(states))
-        batch = Batch(self.config, self._rotary, self._plan, places, places, places, outputs)
+        nothing = np.zeros(len(states), np.int32)
+        which = nothing, nothing, nothing, range(len(states))
+        batch = Batch(self.config, self._rotary, self._plan, *which)
         self._step["batch"] = batch.record.ctypes.data
         residual = self._buffers.floats("residual", len(states))
         residual[:] = 0
@@ -373,11 +373,11 @@ class Engine:
             self._buffers.clear_arrivals()
         batch = Batch(self.config, self._rotary, self._plan, tokens, positions, slots, outputs)
         self._step["batch"] = batch.record.ctypes.data
-        if self._stepwise is not None:
-            self._stepwise.run(batch, positions, slots, np.array(outputs, np.intp), check)
-            return batch.logits
         n_layers = self.config.num_hidden_layers
         n_together = self._pace.n_layers(len(tokens))
+        if self._stepwise is not None:
+            self._stepwise.run(batch, positions, slots, outputs, n_together, check)
+            return batch.logits
         started = time.perf_counter()
         for first in range(0, n_layers, n_together):
             if check is not None:

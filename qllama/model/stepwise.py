@@ -7,7 +7,7 @@ the compiled attention reads, and a change of them replaces its result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,7 +95,8 @@ class Stepwise:
         batch: Batch,
         positions: _Ids,
         slots: _Ids,
-        outputs: npt.NDArray[np.intp],
+        outputs: Sequence[int],
+        n_together: int,
         check: Callable[[], None] | None,
     ) -> None:
         """Evaluate a batch.
@@ -105,23 +106,31 @@ class Stepwise:
         batch : Batch
             What the engine's step record points to; its logits are filled in.
         positions, slots : int32, (n_tokens,)
-        outputs : int, (n_outputs,)
+        outputs : sequence of int
             As the batch was made of.
+        n_together : int
+            Layers to evaluate in one call, at most, where nothing is wanted of them.
         check : callable, optional
-            Called before each layer.
+            Called between the calls.
         """
         n_tokens, n_outputs = len(positions), len(outputs)
         self._parts = _parts(slots, positions)
         self._view(n_tokens)
-        for i, is_watched in enumerate(self._is_watched):
+        first = 0
+        while first < len(self._is_watched):
             if check is not None:
                 check()
-            if is_watched:
-                self._layer(i)
+            end = first + 1
+            if self._is_watched[first]:
+                self._layer(first)
             else:
-                self._step["first_layer"], self._step["end_layer"] = i, i + 1
+                while end < first + n_together and self._is_watched[end : end + 1] == [False]:
+                    end += 1
+                self._step["first_layer"], self._step["end_layer"] = first, end
                 self._team.run(decoder().address, self._step.ctypes.data)
-        self._parts = _parts(slots[outputs], positions[outputs])
+            first = end
+        wanted = np.array(outputs, np.intp)
+        self._parts = _parts(slots[wanted], positions[wanted])
         if self._is_watched[-1] and n_outputs:
             self._run(stage.OUTPUT_NORM, out="rows")
             rows = self._arena.floats("rows", n_outputs, self._hidden)
