@@ -191,7 +191,7 @@ def test_trace_bad_requests_are_refused(llm):
 
 
 def test_trace_as_context_lets_go_at_its_end(llm):
-    with llm.trace(PROMPT, "layers.0.*") as trace:
+    with llm.trace(PROMPT, "layers.0.**") as trace:
         kept = trace["layers.0.output"]
         assert "layers.0\n  input" in repr(trace)
         assert "<table>" in trace._repr_html_()
@@ -205,13 +205,13 @@ def test_trace_as_context_lets_go_at_its_end(llm):
 
 def test_trace_stack_is_an_array_of_all_layers(llm):
     trace = llm.trace(PROMPT, "layers.*.self_attn.weights")
-    stacked = trace.stack("layers.*.weights")
+    stacked = trace.stack("layers.*.self_attn.weights")
     assert stacked.shape == (30, 9, 5, 5)
     np.testing.assert_array_equal(stacked[7], trace["layers.7.self_attn.weights"])
 
 
 def test_logit_lens_ends_with_what_the_model_says(llm):
-    trace = llm.trace(PROMPT, ["*.output", "logits"])
+    trace = llm.trace(PROMPT, ["embed_tokens.output", "layers.*.output", "logits"])
     lens = trace.logit_lens(k=3)
     assert lens.names == ("embed_tokens.output", *(f"layers.{i}.output" for i in range(30)))
     logits = trace["logits"][-1].astype(np.float64)

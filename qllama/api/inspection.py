@@ -32,13 +32,13 @@ __all__ = ["InspectableModel"]
 class InspectableModel(VectorModel):
     """What `Llama` shows of its inside."""
 
-    def activations(self, names: str | Iterable[str] = "*") -> Activations:
+    def activations(self, names: str | Iterable[str] = "**") -> Activations:
         """Return names and shapes of what `trace` and hooks may be given.
 
         Parameters
         ----------
         names : str or iterable of str
-            Patterns as shells have them; `*` is anything, dots too.
+            Names or patterns: `*` is anything but a dot, `**` anything.
 
         Raises
         ------
@@ -51,7 +51,7 @@ class InspectableModel(VectorModel):
     def trace(
         self,
         prompt: str | Sequence[int],
-        names: str | Iterable[str] = "*",
+        names: str | Iterable[str] = "**",
         *,
         hooks: Hooks | None = None,
         max_bytes: int = 2**30,
@@ -67,7 +67,7 @@ class InspectableModel(VectorModel):
         prompt : str or sequence of int
             As in `generate`.
         names : str or iterable of str
-            What to keep, by names or patterns; `activations` lists them.
+            What to keep, by names or patterns, as `activations` takes and lists them.
         hooks : mapping of str to callable, optional
             By names or patterns, functions that may change an activation; see `hooked`. What
             is kept is what they left.

@@ -7,8 +7,8 @@ pass is `model.activations`' business.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 import numpy as np
@@ -23,7 +23,7 @@ _F32: TypeAlias = npt.NDArray[np.float32]
 #: Given an activation's values, an array of its own, and which one it is. What it returns
 #: takes their place; it may change them where they are and return None.
 Hook: TypeAlias = Callable[[_F32, Activation], "npt.ArrayLike | None"]
-#: By names, or patterns of names as shells have them.
+#: By names, or patterns of names as `matching` takes them.
 Hooks: TypeAlias = Mapping[str, Hook]
 
 
@@ -33,7 +33,8 @@ def matching(patterns: str | Iterable[str], names: Collection[str]) -> list[str]
     Parameters
     ----------
     patterns : str or iterable of str
-        As shells have them: `*` is anything, dots too.
+        As shells have them of paths, with dots for slashes: `?` and `*` are one and any
+        characters but dots, `**` is anything, `[0-4]` one of some characters.
     names : collection of str
 
     Returns
@@ -48,11 +49,24 @@ def matching(patterns: str | Iterable[str], names: Collection[str]) -> list[str]
     """
     found: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matched = {name for name in names if fnmatchcase(name, pattern)}
+        matched = set(filter(_expression(pattern).fullmatch, names))
         if not matched:
             raise ValueError(f"{pattern!r} matches no activation {nearest(pattern, names)}")
         found |= matched
     return [name for name in names if name in found]
+
+
+def _expression(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern."""
+    parts = re.split(r"(\*\*|\*|\?|\[[^]]*\])", pattern)
+    wild = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
+    literals = (part if part.startswith("[") else re.escape(part) for part in parts)
+    try:
+        return re.compile(
+            "".join(wild.get(part, other) for part, other in zip(parts, literals, strict=True))
+        )
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no pattern: {error}") from None
 
 
 def nearest(name: str, names: Collection[str]) -> str:

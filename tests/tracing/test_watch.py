@@ -24,9 +24,13 @@ def at(name, layer=None):
     [
         ("logits", ["logits"]),
         (["logits", "layers.1.output"], ["layers.1.output", "logits"]),
-        ("layers.1.*", ["layers.1.mlp.output", "layers.1.output"]),
+        ("layers.1.*", ["layers.1.output"]),
+        ("layers.1.**", ["layers.1.mlp.output", "layers.1.output"]),
+        ("layers.*.output", [f"layers.{i}.output" for i in range(12)]),
+        ("layers.1?.output", ["layers.10.output", "layers.11.output"]),
         ("layers.[01].mlp.*", ["layers.0.mlp.output", "layers.1.mlp.output"]),
-        ("*", NAMES),
+        ("*", ["logits"]),
+        ("**", NAMES),
         ([], []),
     ],
 )
@@ -39,10 +43,14 @@ def test_matching_nothing_names_the_nearest():
         matching("layers.1.mlp", NAMES)
     with pytest.raises(ValueError, match=r"llm\.activations\(\) lists them"):
         matching("???", NAMES)
+    with pytest.raises(ValueError, match=r"'layers\?3\?output' matches no activation"):
+        matching("layers?3?output", NAMES)  # dots are no characters like others
+    with pytest.raises(ValueError, match=r"'layers\.\[9-1\]' is no pattern"):
+        matching("layers.[9-1]", NAMES)
 
 
 def test_watch_wants_what_is_kept_or_hooked_and_no_more():
-    watch = Watch(NAMES, [{"layers.3.*": lambda x, at: None}], ["logits"])
+    watch = Watch(NAMES, [{"layers.3.**": lambda x, at: None}], ["logits"])
     assert watch.observer.names == {"layers.3.mlp.output", "layers.3.output", "logits"}
 
 
