@@ -283,3 +283,18 @@ def test_real_model_lora_is_the_merged_conversion(real, real_adapter, smollm2_gg
         assert llm.chat(question, **how) == whole.chat(question, **how)
         llm.lora = None
         np.testing.assert_array_equal(llm.logits(tokens), plain)
+
+
+def test_lora_is_seen_by_traces_and_under_hooks(path, pirate, poet):
+    alone = {directory: logits(path, directory) for directory in (pirate, poet)}
+    with Llama(path, lora=pirate) as llm:
+        trace = llm.trace(PROMPT)
+        np.testing.assert_array_equal(trace["logits"], alone[pirate])
+        with llm.hooked({"**": lambda values, at: None}) as watched:
+            llm.lora = poet  # the trace and the hooked model remain what they were
+            np.testing.assert_array_equal(watched.logits(PROMPT), alone[pirate])
+            watched.lora = poet
+            np.testing.assert_array_equal(watched.logits(PROMPT), alone[poet])
+        lens = trace.logit_lens(k=1, positions=range(len(PROMPT)))
+        assert (lens.token_ids[-1, :, 0] == alone[pirate].argmax(axis=1)).all()
+        np.testing.assert_array_equal(llm.trace(PROMPT)["logits"], alone[poet])
