@@ -1,16 +1,29 @@
-"""The examples of docs/api.md, run in order with the real small model."""
+"""The examples of documents, run in order with the real small model."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-TEXT = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_api_docs_examples_run(smollm2_q8, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["api.md", "inspection.md"])
+def test_docs_examples_run(smollm2_q8, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
+    text = (DOCS / name).read_text(encoding="utf-8")
     names = {"model_path": str(smollm2_q8)}
-    for block in re.finditer(r"```python\n(.*?)```", TEXT, re.DOTALL):
-        line = TEXT[: block.start(1)].count("\n")
-        exec(compile("\n" * line + block[1], "docs/api.md", "exec"), names)
+    for block in re.finditer(r"```python\n(.*?)```", text, re.DOTALL):
+        line = text[: block.start(1)].count("\n")
+        exec(compile("\n" * line + block[1], f"docs/{name}", "exec"), names)
+
+
+def test_inspection_docs_list_the_activations_of_the_model(smollm2_q8):
+    from qllama import Llama
+
+    text = (DOCS / "inspection.md").read_text(encoding="utf-8")
+    listed = re.search(r"```text\n(<.*?)```", text, re.DOTALL)
+    with Llama(smollm2_q8, n_ctx=64) as llm:
+        assert listed[1].rstrip() == repr(llm.activations())

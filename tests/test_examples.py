@@ -63,6 +63,13 @@ def test_example_structured_extraction_prints_a_record_a_note(run):
     datetime.date.fromisoformat(second["date"])
 
 
+def test_example_activation_tracing_finds_the_head_that_looks_at_the_country(run):
+    lines = run("activation_tracing.py")
+    assert lines[0].startswith("without head 4 of layer 23: -")
+    assert lines[3].startswith("it looks at ' France' (0.")
+    assert "' Paris' 0." in lines[-1]
+
+
 def test_examples_are_all_tested():
     text = Path(__file__).read_text(encoding="utf-8")
     assert all(f'"{path.name}"' in text for path in (ROOT / "examples").glob("*.py"))
