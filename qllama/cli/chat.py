@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from qllama.cli.answering import print_answer
+from qllama.cli.form import form_options
 from qllama.cli.interrupts import leaving_in_order
 from qllama.cli.json_answer import print_json
 from qllama.cli.keyboard import keys_not_echoed
@@ -58,6 +59,7 @@ Examples:
 @click.option("-sys", "--system", metavar="TEXT", help="System message.  [default: the model's]")
 @chat_template_option
 @generation_options
+@form_options
 @click.option(
     "--on-overflow",
     type=click.Choice(POLICIES),

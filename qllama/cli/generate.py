@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qllama.cli.answering import print_answer
+from qllama.cli.form import form_options
 from qllama.cli.json_answer import print_json
 from qllama.cli.loading import load_model
 from qllama.cli.options import (
@@ -44,6 +45,7 @@ Examples:
 @click.option("-p", "--prompt", metavar="TEXT", help="The text to continue; - reads stdin.")
 @file_option
 @generation_options
+@form_options
 @runtime_options
 @speculation_options
 @json_option

@@ -17,6 +17,9 @@ _HEADINGS = {
         *("--seed", "--temp", "--top-k", "--top-p", "--min-p", "--repeat-penalty"),
         *("--repeat-last-n", "--presence-penalty", "--frequency-penalty", "--logit-bias"),
     ),
+    "Form of the answer": (
+        *("--json-schema", "--json-schema-file", "--grammar", "--grammar-file"),
+    ),
     "Checkpoint": ("--from", "--config", "--tokenizer", "--rope-layout", "--fused-layout"),
     "Resources": (
         *("--ctx-size", "--threads", "--batch-size", "--cache-type-k", "--cache-type-v"),

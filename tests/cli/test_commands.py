@@ -57,7 +57,7 @@ def test_group_help_fits_a_line_for_each_command(run):
 def test_command_help_shows_every_option_once_under_headings(run):
     lines = run("chat", "--help").stdout.splitlines()
     headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert headings == ["Options:", "Sampling:", "Resources:", "Other:"]
+    assert headings == ["Options:", "Sampling:", "Form of the answer:", "Resources:", "Other:"]
     for flag in ("--prompt", "--temp", "--threads", "--help"):
         assert sum(f"{flag} " in line + " " for line in lines if line.startswith("  -")) == 1
     sampling = lines.index("Sampling:")
