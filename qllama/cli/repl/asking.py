@@ -163,7 +163,7 @@ class Asking:
         if n_alone > limit:
             if self._on_overflow != "truncate":
                 raise ContextLengthError(
-                    f"the message takes {n_alone} tokens with the system message, more than the "
+                    f"the message takes {n_alone} tokens with the system message, too many for the "
                     f"context window of {self._llm.n_ctx}: shorten it, make the window larger "
                     "(-c, /set parameter num_ctx), or have it cut (--on-overflow truncate)"
                 )

@@ -66,7 +66,7 @@ def test_overflow_error_refuses_the_question_and_keeps_everything(play):
 def test_overflow_question_too_long_alone_is_refused_and_keeps_everything(play):
     played = play(fake(), *TURNS, "d" * 50, system=SYSTEM)
     assert played.shown.endswith(
-        "error: the message takes 56 tokens with the system message, more than the context "
+        "error: the message takes 56 tokens with the system message, too many for the context "
         "window of 40: shorten it, make the window larger (-c, /set parameter num_ctx), or "
         "have it cut (--on-overflow truncate)\n>>> "
     )
