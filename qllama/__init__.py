@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qllama.api import Llama as Llama
+    from qllama.api.grammar import LlamaGrammar as LlamaGrammar
 
-__all__ = ["Llama", "__version__"]
+__all__ = ["Llama", "LlamaGrammar", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +17,10 @@ def __getattr__(name: str) -> Any:
         from qllama.api import Llama
 
         return Llama
+    if name == "LlamaGrammar":
+        from qllama.api.grammar import LlamaGrammar
+
+        return LlamaGrammar
     if name == "__version__":
         from importlib.metadata import version
 

@@ -11,7 +11,7 @@ import sys
 import jsonschema
 import pytest
 
-from qllama import Llama
+from qllama import Llama, LlamaGrammar
 from qllama.generation.expectation import StepCosts
 
 QUESTION = [{"role": "user", "content": "Describe Anna, a painter of 32 from Göteborg, as JSON."}]
@@ -136,6 +136,16 @@ def test_answer_belongs_to_a_grammar_in_gbnf_and_in_lark(llm):
     for grammar in (gbnf, lark):
         answer = llm.generate("Pairs: ", grammar=grammar, max_tokens=30, seed=2)
         assert re.fullmatch(r"<[a-c]{2}=\d(,[a-c]{2}=\d)?>", answer)
+
+
+def test_grammar_made_as_llama_cpp_python_makes_it_is_heeded(llm, tmp_path):
+    (tmp_path / "yes.gbnf").write_text('root ::= "ja" | "ne" "in"', encoding="utf-8")
+    read = LlamaGrammar.from_file(tmp_path / "yes.gbnf")
+    assert read == LlamaGrammar.from_string('root ::= "ja" | "ne" "in"', verbose=False)
+    assert llm("Ja oder nein?", grammar=read)["choices"][0]["text"] in ("ja", "nein")
+    person = LlamaGrammar.from_json_schema(json.dumps(PERSON))
+    reply = llm.create_chat_completion(QUESTION, grammar=person, max_tokens=60)
+    jsonschema.validate(json.loads(reply["choices"][0]["message"]["content"]), PERSON)
 
 
 @pytest.mark.parametrize(
