@@ -23,7 +23,7 @@ from qllama.quant.feedback import feedback_factor, with_feedback
 
 Float32 = npt.NDArray[np.float32]
 
-_OURS = ("q4", "q6", "q4_0", "q8_0")
+_OURS = ("q4", "q5", "q6", "q4_0", "q8_0")
 _THEIRS = ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 #: What quantizers are told of the inputs; feedback weights by importance, too.
 _NOTHING, _IMPORTANCE, _FEEDBACK = "", "importance", "feedback"
