@@ -187,9 +187,11 @@ class Asking:
 
     def _make_room_for_answer(self) -> bool:
         """Forget turns in the middle of an answer; return whether it can go on."""
-        # A format holds from the answer's beginning, and could not be taken up in the middle.
-        goes_on = self._on_overflow == "shift" and "response_format" not in self._options
-        n_too_many = self._n_turns_too_many() if goes_on else 0
+        from qllama.generation.constraint import ConstraintOptions
+
+        # A form holds from the answer's beginning, and could not be taken up in the middle.
+        is_free = not ConstraintOptions.__annotations__.keys() & self._options
+        n_too_many = self._n_turns_too_many() if self._on_overflow == "shift" and is_free else 0
         if n_too_many == 0:
             self._notices.append(
                 "Stopped because the context window is full; "

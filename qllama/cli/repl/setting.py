@@ -6,13 +6,14 @@ Owns their names and what is said when they change.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from qllama.cli.repl.parameters import NUM_CTX, PARAMETERS, changed, find_parameter
 from qllama.cli.repl.wording import table, unknown, unquoted
 
 if TYPE_CHECKING:
     from qllama.cli.repl.chat import Chat
+    from qllama.generation.generator import GenerationOptions
 
 __all__ = ["VARIABLES", "set_variable", "usage"]
 
@@ -107,14 +108,20 @@ def _set_format(chat: Chat, name: str) -> None:
     if name != "json":
         chat.screen.say("Invalid or missing format. For 'json' mode use '/set format json'")
         return
-    chat.options = {**chat.options, "response_format": {"type": "json_object"}}
+    chat.options = {**_of_any_form(chat.options), "response_format": {"type": "json_object"}}
     chat.screen.say("Set format to 'json' mode.")
 
 
 def _set_noformat(chat: Chat, _: str) -> None:
-    chat.options = chat.options.copy()
-    chat.options.pop("response_format", None)
+    chat.options = _of_any_form(chat.options)
     chat.screen.say("Disabled format.")
+
+
+def _of_any_form(options: GenerationOptions) -> GenerationOptions:
+    from qllama.generation.constraint import ConstraintOptions
+
+    forms = ConstraintOptions.__annotations__
+    return cast("GenerationOptions", {k: v for k, v in options.items() if k not in forms})
 
 
 def _set_verbose(chat: Chat, _: str) -> None:

@@ -253,7 +253,8 @@ def test_set_parameter_num_ctx_opens_the_model_again_and_the_talk_goes_on(play):
 
 def test_set_format_and_noformat(play):
     llm = FakeLlama([["{}"], ["a"]])
-    shown = play(llm, "/set format json", "one", "/set noformat", "two").shown
+    lines = ("/set format json", "one", "/set noformat", "two")
+    shown = play(llm, *lines, json_schema={"type": "array"}).shown
     assert ">>> /set format json\nSet format to 'json' mode.\n>>> one" in shown
     assert ">>> /set noformat\nDisabled format.\n>>> two" in shown
     own = {"max_tokens": -1, "seed": 1}

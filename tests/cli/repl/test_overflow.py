@@ -123,9 +123,12 @@ def test_overflow_by_the_answer_alone_ends_it(play):
     assert "Stopped because the context window is full" in play(llm, "d").shown
 
 
-def test_overflow_in_an_answer_of_a_format_ends_it(play):
+@pytest.mark.parametrize(
+    "form", [{"response_format": {"type": "json_object"}}, {"grammar": 'root ::= "a"*'}]
+)
+def test_overflow_in_an_answer_of_a_form_ends_it(play, form):
     llm = fake([full('{"a":')])
-    played = play(llm, *TURNS, "d", response_format={"type": "json_object"})
+    played = play(llm, *TURNS, "d", **form)
     assert "Stopped because the context window is full" in played.shown
     assert len(llm.calls) == 4
 
