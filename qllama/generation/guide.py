@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 __all__ = ["Guide", "Guides"]
+
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)", re.DOTALL)
 
 # Programs ask many questions with few schemas.
 _MOST_COMPILED = 32
@@ -192,10 +195,17 @@ def _grammar(constraint: Constraint) -> str:
     lark = constraint.text
     if constraint.kind == "grammar":
         try:
-            lark = any_to_lark(lark)
+            lark = any_to_lark(_ESCAPE.sub(_character, lark))
         except Exception as error:  # of its own kind, and IndexError where the text ends
             raise ValueError(f"{constraint.option}: {one_line(error)}") from None
     return LLMatcher.grammar_from_lark(lark)
+
+
+def _character(escape: re.Match[str]) -> str:
+    """Return what an escape of GBNF stands for: the library's converter spoils leading zeros."""
+    digits = escape[1] or escape[2]
+    character = chr(int(digits, 16)) if digits else "\\"
+    return character if character.isprintable() and character not in '"\\[]^-' else escape[0]
 
 
 class _Vocabulary:

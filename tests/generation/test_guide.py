@@ -98,6 +98,22 @@ def test_guide_of_a_tokenizer_that_adds_spaces_spells_without_them():
     assert allowed(guide(regex="abc", adds_space=True, previous=ord("a"))) == {*b"a"}
 
 
+@pytest.mark.parametrize(
+    ("grammar", "text"),
+    [
+        (r'root ::= "\u00e9\U0001F999" [\u0041-\u0043]', "é🦙B"),
+        (r'root ::= "a\\u0041" "\"" [\n]', 'a\\u0041"\n'),
+        ('root ::= pair{2,3} # twice\npair ::= "a" ("b" | "c")?', "abaca"),
+    ],
+)
+def test_guide_follows_a_grammar_of_llama_cpp(grammar, text):
+    fresh = guide(grammar=grammar)
+    for byte in text.encode():
+        assert fresh.allowed()[byte]
+        fresh.accept(byte)
+    assert fresh.allowed()[EOS]
+
+
 def test_guides_compiled_once_do_not_share_their_places():
     guides = Guides(WordTokenizer())
     constraint = Constraint.of(regex="abc")
