@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from lora_sample import low_rank, projections, write_adapter
+
+from qllama.format import QlmFile
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -14,7 +17,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 def test_docs_examples_run(smollm2_q8, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     text = (DOCS / name).read_text(encoding="utf-8")
-    names = {"model_path": str(smollm2_q8)}
+    with QlmFile.open(smollm2_q8) as file:
+        arrays = low_rank(projections("q_proj", "v_proj", config=file.config))
+    adapter = write_adapter(tmp_path / "adapter", arrays)
+    names = {"model_path": str(smollm2_q8), "adapter_path": str(adapter)}
     for block in re.finditer(r"```python\n(.*?)```", text, re.DOTALL):
         line = text[: block.start(1)].count("\n")
         exec(compile("\n" * line + block[1], f"docs/{name}", "exec"), names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,6 +237,8 @@ def test_lora_with_the_models_own_embedding_beside_its_updates_is_taken(path, tm
     np.testing.assert_array_equal(
         plain, logits(path, write_adapter(tmp_path / "b", {**arrays, **own}))
     )
+    nothing = write_adapter(tmp_path / "c", own, target_modules=None)
+    np.testing.assert_array_equal(logits(path), logits(path, nothing))
 
 
 def _config(path):
@@ -262,15 +265,20 @@ def real_adapter(real, tmp_path_factory):
     )
 
 
-def test_real_model_lora_is_the_merged_conversion(real, real_adapter, smollm2_gguf, tmp_path):
-    merged = tmp_path / "merged.qlm"
-    convert(smollm2_gguf, merged, type="f32", adapters=[(real_adapter, 1.0)])
-    with Llama(real, n_ctx=64) as llm, Llama(merged, n_ctx=64) as whole:
+@pytest.fixture(scope="module")
+def real_merged(smollm2_gguf, real_adapter, tmp_path_factory):
+    path = tmp_path_factory.mktemp("merged") / "f32.qlm"
+    convert(smollm2_gguf, path, type="f32", adapters=[(real_adapter, 1.0)])
+    return path
+
+
+def test_real_model_lora_is_the_merged_conversion(real, real_adapter, real_merged):
+    with Llama(real, n_ctx=64) as llm, Llama(real_merged, n_ctx=64) as whole:
         tokens = llm.tokenize("A gentleman farmer walks to the market and buys a red hat.")
         plain = llm.logits(tokens)
         llm.lora = real_adapter
         found, expected = llm.logits(tokens), whole.logits(tokens)
-        with QlmFile.open(merged) as file:
+        with QlmFile.open(real_merged) as file:
             other = reference.forward(file, tokens, quantize_activations=True)
         # Other orders of the same sums: as far apart as a model from its own reference.
         rounding = np.abs(expected - other).max()
@@ -298,3 +306,27 @@ def test_lora_is_seen_by_traces_and_under_hooks(path, pirate, poet):
         lens = trace.logit_lens(k=1, positions=range(len(PROMPT)))
         assert (lens.token_ids[-1, :, 0] == alone[pirate].argmax(axis=1)).all()
         np.testing.assert_array_equal(llm.trace(PROMPT)["logits"], alone[poet])
+
+
+def divergence(found, expected):
+    """Mean Kullback-Leibler divergence of two models' next tokens, in nats, from logits."""
+    p, q = (
+        x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+        for x in (y.astype(np.float64) for y in (expected, found))
+    )
+    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+
+
+def test_real_model_lora_on_quantized_weights_is_nearer_than_quantizing_the_merged_ones(
+    smollm2_q4, smollm2_gguf, real_adapter, real_merged, tmp_path
+):
+    convert(smollm2_gguf, tmp_path / "q4.qlm", type="q4", adapters=[(real_adapter, 1.0)])
+    text = (Path(__file__).parents[1] / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    with Llama(real_merged) as llm:
+        tokens = llm.tokenize(text)[:400]
+        expected = llm.logits(tokens)
+    beside = divergence(logits(smollm2_q4, real_adapter, tokens), expected)
+    merged = divergence(logits(tmp_path / "q4.qlm", None, tokens), expected)
+    without = divergence(logits(smollm2_q4, None, tokens), expected)
+    print(f"beside {beside:.3f}, merged {merged:.3f}, without the adapter {without:.3f}")
+    assert beside < merged < without

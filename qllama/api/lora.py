@@ -65,7 +65,7 @@ def lora_scales(
 
 
 def load_adapter(scales: Mapping[str, float], file: QlmFile) -> Adapter | None:
-    """Read the adapters that `lora_scales` found, for a model; None where there are none.
+    """Read the adapters that `lora_scales` found, for a model; None where they change nothing.
 
     Parameters
     ----------
@@ -83,4 +83,5 @@ def load_adapter(scales: Mapping[str, float], file: QlmFile) -> Adapter | None:
     from qllama.hub.adapters import read_adapters
 
     directories = {Path(path): scale for path, scale in scales.items()}
-    return Adapter(read_adapters(directories, Path(file.path), file.config, file.provenance))
+    updates = read_adapters(directories, Path(file.path), file.config, file.provenance)
+    return Adapter(updates) if updates else None

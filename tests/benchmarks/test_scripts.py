@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from tiny_gguf import write_gguf
 
 import kernels
+import lora
 import reproduce
 import scaling
 import side_by_side
@@ -263,3 +264,11 @@ def test_reproduce_unknown_step_is_refused(models):
     done = CliRunner().invoke(reproduce.main, arguments)
     assert done.exit_code == 2
     assert "expected one of kernels, side_by_side" in done.output.replace("\n", " ")
+
+
+def test_lora_prints_a_row_a_case(tiny):
+    done = CliRunner().invoke(lora.main, [str(tiny), "-p", "20", "-n", "2", "-r", "1", "-t", "2"])
+    assert done.exit_code == 0, done.output
+    rows = [line.split("|")[1:-1] for line in done.output.splitlines()]
+    assert [row[0].strip() for row in rows[2:]] == ["plain", *lora.CASES]
+    assert all(float(cell) > 0 for row in rows[2:] for cell in row[2:])
