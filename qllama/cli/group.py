@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from qllama.cli.options import Diagnostics
+from qllama.cli.progress import notice
 from qllama.cli.sections import write_sections
 from qllama.errors import QllamaError
 
@@ -130,7 +131,7 @@ def report_error(error: Exception, diagnostics: Diagnostics | None) -> int:
     if diagnostics is not None and diagnostics.debug:
         traceback.print_exc()
     message, code = _describe(error)
-    click.echo(f"qllama: error: {message}", err=True)
+    notice(f"qllama: error: {message}")
     return code
 
 

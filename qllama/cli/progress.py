@@ -24,7 +24,12 @@ _FEWEST_BYTES = 1 << 20
 
 
 def notice(text: str) -> None:
-    """Print `text` to stderr, where it cannot mix with an answer."""
+    """Print `text` to stderr, where it cannot mix with an answer; a terminal tears no word."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        # It brings a part of rich, which pipes do without.
+        from qllama.cli.terminal_text import wrapped
+
+        text = wrapped(text)
     click.echo(text, err=True)
 
 

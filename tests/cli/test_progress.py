@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from qllama.cli.progress import ProgressReport, PromptProgress
+from qllama.cli.progress import ProgressReport, PromptProgress, notice
 
 NEVER = 1e6
 
@@ -70,6 +70,14 @@ def test_progress_on_a_terminal_uses_colour_unless_told_not_to(terminal):
     report_two_stages()
     assert "\x1b[3" in coloured.getvalue()
     assert "\x1b[3" not in plain.getvalue()
+
+
+def test_notice_is_broken_between_words_on_a_terminal_only(terminal, capsys):
+    notice("one two three")
+    assert capsys.readouterr().err == "one two three\n"
+    stderr = terminal(COLUMNS="8")
+    notice("one two three")
+    assert stderr.getvalue() == "one two\nthree\n"
 
 
 def test_progress_of_a_prompt_is_complete_when_the_answer_begins(terminal):

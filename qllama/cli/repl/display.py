@@ -21,7 +21,7 @@ from rich.theme import Theme
 from qllama.cli.keyboard import keys_not_echoed
 from qllama.cli.repl.markdown import blocks, finished_blocks, rendered
 from qllama.cli.repl.screen import PlainScreen, Reply, Screen
-from qllama.cli.terminal_text import WordWrap, harmless, wrapped
+from qllama.cli.terminal_text import WordWrap, harmless
 
 __all__ = ["choose_screen"]
 
@@ -51,10 +51,6 @@ def choose_screen(*, plain: bool) -> Screen:
 
 class WrappedScreen(PlainScreen):
     """Text as it comes, but words are never torn at the right edge."""
-
-    def say(self, text: str) -> None:
-        """Print `text` to stderr."""
-        super().say(wrapped(text) if sys.stderr.isatty() else text)
 
     def reply(self) -> Reply:
         """Return what prints an answer to stdout."""

@@ -193,16 +193,6 @@ def test_screen_without_wordwrap_prints_the_text_as_it_is(console, capsys, monke
     assert (console.file.getvalue(), capsys.readouterr().out) == ("", "one **two** three␇\n\n")
 
 
-def test_screen_breaks_what_it_says_between_words(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "8")
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    WrappedScreen().say("one two three")
-    assert capsys.readouterr().err == "one two\nthree\n"
-    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
-    WrappedScreen().say("one two three")
-    assert capsys.readouterr().err == "one two three\n"
-
-
 def test_wrapped_reply_breaks_lines_and_shows_no_control_characters(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "8")
     with WrappedScreen().reply() as reply:
