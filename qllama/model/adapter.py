@@ -131,7 +131,8 @@ def bind(adapter: Adapter | None, linears: npt.NDArray[np.void], buffers: Buffer
     starts = np.zeros_like(blocks)
     for phase in _PHASES:
         starts[:, phase] = np.cumsum(blocks[:, phase], axis=1) - blocks[:, phase]
-    inner = buffers.reserve_low_rank(int((starts + blocks).max()))
+    packings = {"hidden_f32" if places[name][1] == DOWN else "packed_f32" for name in placed}
+    inner = buffers.reserve_low_rank(int((starts + blocks).max()), packings)
     for field in _Placed._fields:
         linears[field] = 0
     for name, matrix in placed.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Collection
 
 import numpy as np
 import numpy.typing as npt
@@ -184,14 +185,17 @@ class Buffers:
             if kind not in weights.packings:  # address 0 tells the packing to skip this kind
                 self.model[0]["packed_" + kind] = self.model[0]["hidden_" + kind] = 0
 
-    def reserve_low_rank(self, n_blocks: int) -> int:
+    def reserve_low_rank(self, n_blocks: int, packings: Collection[str]) -> int:
         """Have activations packed as float32 too, beside what the matrices read.
 
         Parameters
         ----------
         n_blocks : int
-            Of a token's inner activations, those between the two matrices of an update; 0
-            takes all of it back.
+            Of a token's inner activations, those between the two matrices of an update.
+        packings : collection of str
+            Which others: `packed_f32`, what the hidden state and attention give, and
+            `hidden_f32`, what lies between the feed-forward layer's matrices. Without any
+            all of it is taken back.
 
         Returns
         -------
@@ -200,13 +204,14 @@ class Buffers:
         """
         arena = Arena()
         arena.reserve("inner", self.inner_block_bytes * n_blocks)
-        for name, n_bytes in self._floats.items():
-            arena.reserve(name, n_bytes if n_blocks else 0)
-        addresses = arena.allocate() if n_blocks else dict.fromkeys(("inner", *self._floats), 0)
+        wanted = {name: n for name, n in self._floats.items() if name in packings}
+        for name, n_bytes in wanted.items():
+            arena.reserve(name, n_bytes)
+        addresses = arena.allocate() if packings else {}
         for name in self._floats:
-            self.model[0][name] = addresses[name]
+            self.model[0][name] = addresses.get(name, 0)
         self._low_rank = arena
-        return addresses["inner"]
+        return addresses.get("inner", 0)
 
     def floats(self, name: str, n_tokens: int) -> npt.NDArray[np.float32]:
         """Return a view of a buffer's first rows.
