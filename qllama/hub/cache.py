@@ -108,7 +108,7 @@ def require_space(name: str, n_bytes: int, directory: Path, variable: str) -> No
     directory : Path
         Where it will lie; need not be there yet.
     variable : str
-        Names another place for it in the environment.
+        What would name another place for it, in the environment or as an argument.
 
     Raises
     ------

@@ -193,8 +193,13 @@ def _require_space(repo: str, revision: str | None, sizes: Mapping[str, int], pl
         return isinstance(found, str)
 
     missing = sum(n_bytes for name, n_bytes in sizes.items() if not is_there(name))
-    directory = place.local_dir or place.cache_dir or Path(constants.HF_HUB_CACHE)
-    cache.require_space(repo, missing, directory, "HF_HOME")
+    directories = {
+        "local_dir": place.local_dir,
+        "cache_dir": place.cache_dir,
+        "HF_HOME": Path(constants.HF_HUB_CACHE),
+    }
+    name, directory = next((name, d) for name, d in directories.items() if d is not None)
+    cache.require_space(repo, missing, directory, name)
 
 
 def _check_runnable(config: Path) -> None:

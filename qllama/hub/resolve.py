@@ -88,10 +88,7 @@ def resolve_model(
             f"`qllama list`, one of the names {', '.join(registry.REGISTRY)}, or org/name on "
             "the Hugging Face hub"
         )
-    wanted = reference
-    return _cached(
-        wanted.cache_name, type, lambda _: huggingface.fetch(wanted, report, place), report
-    )
+    return _of_repository(reference, type, place, report)
 
 
 def resolve_repository(
