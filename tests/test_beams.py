@@ -88,3 +88,27 @@ def test_real_model_beams_are_at_least_as_likely_as_greedy(smollm2_q8):
     found = sum(entry.logprob for entry in best.logprobs) / len(best.token_ids)
     assert found >= score
     assert len(others) == 3
+
+
+def test_beam_search_of_a_form_finds_all_that_have_it_likeliest_first(llm):
+    texts = {a + b + c for a in "ab" for b in "cd" for c in ("", "e")}
+    found = llm.beam_search(PROMPT, n_beams=40, max_tokens=9, length_penalty=0, choice=[*texts])
+    assert {str(answer) for answer in found} == texts
+    assert {answer.finish_reason for answer in found} == {"stop"}
+    sums = [sum(entry.logprob for entry in answer.logprobs) for answer in found]
+    assert sums == sorted(sums, reverse=True)
+    for answer, total in zip(found[:6], sums, strict=False):
+        so_far = [[*PROMPT, *answer.token_ids[:n]] for n in range(len(answer.token_ids))]
+        single = [
+            logprobs(llm, tokens)[token]
+            for tokens, token in zip(so_far, answer.token_ids, strict=True)
+        ]
+        assert total == pytest.approx(sum(single), abs=2**-40)
+
+
+def test_beam_search_of_a_form_with_one_beam_is_greedy(llm):
+    form = {"regex": "[a-z]{3}=[0-9]{4}"}
+    greedy = llm.generate(PROMPT, temperature=0, **form)
+    (found,) = llm.beam_search(PROMPT, n_beams=1, **form)
+    assert (found, found.token_ids) == (greedy, greedy.token_ids)
+    assert found.finish_reason == "stop"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from qllama.api.model import OpenModel
 from qllama.api.tools import Tools, plain_messages
 from qllama.generation.beams import BeamSearch
+from qllama.generation.constraint import Constraint, ConstraintOptions
 from qllama.generation.generator import GenerationOptions
 from qllama.generation.loop import Stream
 from qllama.generation.results import Completion
@@ -159,6 +160,7 @@ class AnsweringModel(OpenModel):
         max_tokens: int = 64,
         length_penalty: float = 1.0,
         stop_token_ids: Iterable[int] = (),
+        **form: Unpack[ConstraintOptions],
     ) -> list[Completion]:
         """Look for the likeliest answers instead of drawing one.
 
@@ -178,6 +180,8 @@ class AnsweringModel(OpenModel):
             length ** length_penalty: 0 favours short ones.
         stop_token_ids : iterable of int
             Tokens that end an answer, beside the model's own end tokens.
+        **form
+            `json_schema`, `regex`, `choice` and their like, as in `generate`.
 
         Returns
         -------
@@ -187,7 +191,8 @@ class AnsweringModel(OpenModel):
         Raises
         ------
         ValueError
-            When a number is out of range, or the prompt leaves no room for an answer.
+            When a number is out of range, the prompt leaves no room for an answer, or
+            the form is malformed.
         """
         if not 1 <= n_beams <= _MOST_ANSWERS:
             raise ValueError(f"n_beams: expected 1 to {_MOST_ANSWERS}, found {n_beams}")
@@ -211,6 +216,7 @@ class AnsweringModel(OpenModel):
             lambda: closing(
                 self._engine_for(n_ctx=len(ids) + most, n_slots=n_beams, adapter=generator.adapter)
             ),
+            Constraint.of(**form),
         )
 
     def agenerate(

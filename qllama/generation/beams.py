@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qllama.generation.filters import top_k
+from qllama.generation.guide import Guide, masked
 from qllama.generation.interrupt import EndedEarly
 from qllama.generation.logprobs import log_sum_exp
 from qllama.generation.together import BatchEvaluator
@@ -39,11 +40,17 @@ class Beam(NamedTuple):
         Natural logarithms of their probabilities.
     slot : int
         Where its keys and values are, of all tokens but the last.
+    guide : Guide or None
+        What it may go on with.
+    has_ended : bool
+        Whether it may not go on.
     """
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     slot: int
+    guide: Guide | None = None
+    has_ended: bool = False
 
     @property
     def logprob(self) -> float:
@@ -90,6 +97,7 @@ class BeamSearch:
         n_prompt: int,
         engine: BeamEvaluator,
         check: Callable[[], None],
+        guide: Guide | None = None,
     ) -> list[Beam]:
         """Return the best sequences, best first, at most `n_beams`.
 
@@ -103,17 +111,19 @@ class BeamSearch:
             With a slot a beam.
         check : callable
             Called before every step; where it raises `EndedEarly`, what there is is returned.
+        guide : Guide, optional
+            What all sequences must look like.
         """
-        beams = [Beam((), (), 0)]
+        beams = [Beam((), (), 0, guide)]
         rows = logits[None]
         done: list[Beam] = []
         for length in range(1, self.max_tokens + 1):
             found = self._extended(beams, rows)
             is_last = length == self.max_tokens
             # A sequence that ended counts where it is among the best of its length.
-            done += [b for b in found[: self.n_beams] if is_last or b.tokens[-1] in self.ends]
+            done += [b for b in found[: self.n_beams] if is_last or b.has_ended]
             done = sorted(done, key=lambda beam: -self.score(beam))[: self.n_beams]
-            beams = [b for b in found if b.tokens[-1] not in self.ends][: self.n_beams]
+            beams = [b for b in found if not b.has_ended][: self.n_beams]
             if is_last or self._is_settled(done, beams):
                 break
             try:
@@ -134,17 +144,32 @@ class BeamSearch:
     def _extended(self, beams: list[Beam], rows: npt.NDArray[np.float32]) -> list[Beam]:
         """Return the likeliest sequences that are one token longer, likeliest first.
 
-        So many that `n_beams` are left when all that end are taken away.
+        So many that `n_beams` are left when all are taken away that end with an end token.
         """
         n = self.n_beams * (1 + len(self.ends))
         found = []
         for beam, row in zip(beams, rows, strict=True):
             total = log_sum_exp(row)
-            for token in top_k(row[: self.vocab_size], n).tolist():
-                logprobs = (*beam.logprobs, float(row[token]) - total)
-                found.append(Beam((*beam.tokens, token), logprobs, beam.slot))
+            logits = row[: self.vocab_size]
+            if beam.guide is not None:
+                logits = masked(logits, beam.guide.allowed())
+            for token in top_k(logits, n).tolist():
+                if logits[token] > -math.inf:
+                    logprobs = (*beam.logprobs, float(row[token]) - total)
+                    found.append(Beam((*beam.tokens, token), logprobs, beam.slot, beam.guide))
         # Of equals the first: the order does not depend on how they were found.
-        return sorted(found, key=lambda beam: (-beam.logprob, beam.tokens))[:n]
+        best = sorted(found, key=lambda beam: (-beam.logprob, beam.tokens))[:n]
+        return [self._followed(beam) for beam in best]
+
+    def _followed(self, beam: Beam) -> Beam:
+        """Return a sequence with what its last token, which is new, means for it."""
+        token = beam.tokens[-1]
+        if token in self.ends:
+            return beam._replace(guide=None, has_ended=True)
+        if beam.guide is None:
+            return beam
+        guide = beam.guide.copy()
+        return beam._replace(guide=guide, has_ended=guide.accept(token))
 
     def _is_settled(self, done: list[Beam], beams: list[Beam]) -> bool:
         """Whether no sequence that goes on can become better than those that ended."""

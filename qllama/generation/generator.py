@@ -220,6 +220,7 @@ class Generator:
         prompt: Sequence[int],
         search: BeamSearch,
         open_engine: Callable[[], AbstractContextManager[BeamEvaluator]],
+        constraint: Constraint | None = None,
     ) -> list[Completion]:
         """Return what a beam search finds, best first.
 
@@ -230,7 +231,13 @@ class Generator:
         search : BeamSearch
         open_engine : callable
             Returns a context of an engine with a slot a beam.
+        constraint : Constraint, optional
+            What they all must look like.
         """
+        guide = None
+        if constraint is not None:
+            guide = self._guides.guide(constraint, search.ends, prompt[-1] if prompt else None)
+            guide.prepare()
         interrupt = self._noted(Interrupt(None))
         tokens = np.array(prompt, np.int32)
         with self._lock, open_engine() as evaluator:
@@ -238,15 +245,17 @@ class Generator:
             logits, n_reused = self._session.evaluate(tokens)
             prompt_seconds = time.perf_counter() - started
             evaluator.write_cache(self._session.snapshot()[1])
-            beams = search.run(logits[0], tokens.size, evaluator, interrupt.check)
+            beams = search.run(logits[0], tokens.size, evaluator, interrupt.check, guide)
             seconds = time.perf_counter() - started - prompt_seconds
         found = []
         for beam in beams:
             n = len(beam.tokens)
             reason: FinishReason = "length" if n == search.max_tokens else "cancelled"
             written = beam.tokens
+            if beam.has_ended:
+                reason = "stop"
             if beam.tokens[-1] in search.ends:
-                reason, written = "stop", beam.tokens[:-1]
+                written = beam.tokens[:-1]
             stream = StreamingDetokenizer(self._tokenizer, skip_special=True, previous=prompt[-1])
             text = "".join(map(stream.push, written)) + stream.flush()
             timings = Timings(self._load_seconds, tokens.size, n_reused, prompt_seconds, n, seconds)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from llguidance._lib import JsonCompileOptions
 
-__all__ = ["Guide", "Guides"]
+__all__ = ["Guide", "Guides", "masked"]
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)", re.DOTALL)
 
@@ -114,6 +114,10 @@ class Guide:
         self._check()
         return self._matcher.is_stopped()
 
+    def copy(self) -> Guide:
+        """Return a guide in the same place, for another way to go on."""
+        return Guide(self._matcher.deep_copy, self._constraint, self._end, self._ends.tolist())
+
     def forced(self) -> list[int]:
         """Return the next tokens as far as there is no choice."""
         return self._matcher.compute_ff_tokens()
@@ -181,6 +185,31 @@ class Guides:
         if matcher.is_error():
             raise ValueError(f"{constraint.option}: {_first_line(matcher)}")
         return matcher
+
+
+def masked(
+    logits: npt.NDArray[np.float32], allowed: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float32]:
+    """Return logits with those at -inf that are not allowed; few are, or nearly all.
+
+    Parameters
+    ----------
+    logits : float32, (n,)
+        Not modified.
+    allowed : bool, (n,)
+
+    Returns
+    -------
+    float32, (n,)
+    """
+    if 8 * np.count_nonzero(allowed) < logits.size:
+        kept = np.flatnonzero(allowed)
+        result = np.full_like(logits, -np.inf)
+        result[kept] = logits[kept]
+    else:
+        result = logits.copy()
+        result[~allowed] = -np.inf
+    return result
 
 
 def _grammar(constraint: Constraint) -> str:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from qllama.errors import SamplingError
 from qllama.generation import filters, penalties
+from qllama.generation.guide import masked
 from qllama.generation.options import SamplingParams
 from qllama.kernels.selection import draw
 
@@ -154,7 +155,7 @@ class Sampler:
         for process in params.logits_processors:
             logits = _processed(process(history, logits), logits.size)
         if allowed is not None:
-            logits = _masked(logits, allowed)
+            logits = masked(logits, allowed)
         logits = penalties.apply_logit_bias(logits, params.logit_bias)
         logits = penalties.apply_penalties(
             logits,
@@ -231,20 +232,6 @@ class Sampler:
 def _last(history: npt.NDArray[np.int32], n: int) -> npt.NDArray[np.int32]:
     """Return the last n tokens; of -1 all."""
     return history if n == -1 else history[max(0, history.size - n) :]
-
-
-def _masked(
-    logits: npt.NDArray[np.float32], allowed: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float32]:
-    """Return logits with those at -inf that are not allowed; few or nearly all are."""
-    if 8 * np.count_nonzero(allowed) < logits.size:
-        kept = np.flatnonzero(allowed)
-        masked = np.full_like(logits, -np.inf)
-        masked[kept] = logits[kept]
-    else:
-        masked = logits.copy()
-        masked[~allowed] = -np.inf
-    return masked
 
 
 def _processed(logits: object, n_logits: int) -> npt.NDArray[np.float32]:
