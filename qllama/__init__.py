@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qllama.api import Llama as Llama
     from qllama.api.grammar import LlamaGrammar as LlamaGrammar
+    from qllama.generation.lookup import PromptLookup as LlamaPromptLookupDecoding
 
-__all__ = ["Llama", "LlamaGrammar", "__version__"]
+__all__ = ["Llama", "LlamaGrammar", "LlamaPromptLookupDecoding", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from qllama.api.grammar import LlamaGrammar
 
         return LlamaGrammar
+    if name == "LlamaPromptLookupDecoding":
+        from qllama.generation.lookup import PromptLookup
+
+        return PromptLookup
     if name == "__version__":
         from importlib.metadata import version
 

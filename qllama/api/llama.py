@@ -48,6 +48,10 @@ class Llama(PretrainedModel):
         `with_lora` change it (`docs/api.md`).
     lora_path, lora_scale : str, float
         The same for one adapter, as llama-cpp-python spells it.
+    draft_model : str, path, Llama or LlamaPromptLookupDecoding, optional
+        Who guesses tokens that are evaluated ahead (`draft_max` of `generate`): a smaller
+        model of the same vocabulary, by its file or open already, or prompt lookup with
+        other numbers than by default. It changes no answer.
     cache_bytes : int
         Memory for conversations that others displaced, the most recently used ones: going
         on with one of them copies its keys and values instead of evaluating its tokens
@@ -81,7 +85,8 @@ class Llama(PretrainedModel):
     ConversionError
         When an adapter is damaged, or does not fit the model.
     TokenizerError, ValueError
-        When `chat_template` is no template, a count is out of range or `kv_type` unknown.
+        When the draft model has another vocabulary, `chat_template` is no template, a
+        count is out of range or `kv_type` unknown.
 
     Examples
     --------

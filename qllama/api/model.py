@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qllama.api.llama_cpp_arguments import LlamaCppArguments, check_arguments
+from qllama.api.draft_model import DraftModel, guesser_of, n_ctx_beside
 from qllama.api.lora import LoraArgument, load_adapter, lora_scales
 from qllama.config import DEFAULT_N_BATCH, ModelConfig
 from qllama.errors import TokenizerError
 from qllama.format.reader import QlmFile
 from qllama.generation.generator import Generator
-from qllama.generation.lookup import PromptLookup
 from qllama.generation.session import Session
 from qllama.generation.transcript import Transcript
 from qllama.model.activations import activation_shapes
@@ -52,6 +52,7 @@ class OpenModel:
         lora: LoraArgument = None,
         lora_path: str | os.PathLike[str] | None = None,
         lora_scale: float = 1.0,
+        draft_model: DraftModel = None,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         use_mmap: bool = True,
         verbose: bool = False,
@@ -61,6 +62,8 @@ class OpenModel:
     ) -> None:
         check_arguments(llama_cpp)
         started = time.perf_counter()
+        if isinstance(draft_model, str | os.PathLike):
+            draft_model = Path(draft_model).absolute()
         self._path = str(Path(model_path).absolute())
         self._how: dict[str, Any] = {
             "n_ctx": n_ctx,
@@ -69,7 +72,9 @@ class OpenModel:
             "kv_type": kv_type,
             "cache_bytes": cache_bytes,
             "use_mmap": use_mmap,
+            "draft_model": draft_model,
         }
+        self._own_draft: OpenModel | None = None
         self._lock = threading.Lock()
         self._file = QlmFile.open(model_path, use_mmap=use_mmap, on_progress=on_load)
         try:
@@ -79,6 +84,19 @@ class OpenModel:
                 self.chat_template = chat_template
             self._lora = lora_scales(lora, lora_path, lora_scale)
             adapter = load_adapter(self._lora, self._file)
+            if isinstance(draft_model, Path):
+                draft_model = self._own_draft = OpenModel(
+                    draft_model,
+                    n_ctx=n_ctx_beside(
+                        draft_model, n_ctx or self._file.config.max_position_embeddings
+                    ),
+                    n_threads=n_threads,
+                    n_batch=n_batch,
+                    kv_type=kv_type,
+                    use_mmap=use_mmap,
+                    on_compile=on_compile,
+                )
+            self._guesser = guesser_of(draft_model, self._tokenizer)
             self._engine = Engine(
                 self._file,
                 n_ctx=n_ctx,
@@ -89,6 +107,8 @@ class OpenModel:
             )
         except BaseException:
             self._file.close()
+            if self._own_draft is not None:
+                self._own_draft.close()
             raise
         load_seconds = time.perf_counter() - started
         self._hooks: tuple[Hooks, ...] = ()
@@ -106,7 +126,7 @@ class OpenModel:
         session = Session(self._engine, cache_bytes=self._how["cache_bytes"])
         self._session = session.under(adapter)
         # Hooks are given an answer token by token.
-        guesser = None if self._hooks else PromptLookup()
+        guesser = None if self._hooks else self._guesser
         self._generator = Generator(
             self._session, self._lock, self._tokenizer, guesser, load_seconds=load_seconds
         )
@@ -175,6 +195,8 @@ class OpenModel:
             self._engine.close()
             if self._owner is None:
                 self._file.close()
+                if self._own_draft is not None:
+                    self._own_draft.close()
             else:
                 self._owner._guests.discard(self)
 

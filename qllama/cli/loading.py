@@ -60,6 +60,7 @@ def load_model(model: str | None, runtime: RuntimeOptions) -> Llama:
         How to run it.
     """
     path = model_path(model)
+    draft = None if runtime.draft_model is None else model_path(runtime.draft_model)
     adapters = _adapters(runtime.lora)
     # Kernels that are compiled already take up to a second to load on a busy machine.
     compiling = ProgressReport(patience=1.5)
@@ -81,6 +82,7 @@ def load_model(model: str | None, runtime: RuntimeOptions) -> Llama:
             kv_type=runtime.kv_type,
             use_mmap=runtime.use_mmap,
             lora=adapters,
+            draft_model=draft,
             on_load=partial(reading.report, "reading the model"),
             on_compile=on_compile,
         )

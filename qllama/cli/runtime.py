@@ -36,6 +36,8 @@ class RuntimeOptions:
         Map the model's file instead of reading it.
     lora : tuple of str
         LoRA adapters, as DIR or DIR=SCALE.
+    draft_model : str or None
+        A smaller model that guesses tokens; None looks them up in the text so far.
     """
 
     n_ctx: int
@@ -44,6 +46,7 @@ class RuntimeOptions:
     kv_type: str = "f16"
     use_mmap: bool = True
     lora: tuple[str, ...] = ()
+    draft_model: str | None = None
 
 
 def cache_type_options(command: _Command) -> _Command:

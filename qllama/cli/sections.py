@@ -23,7 +23,7 @@ _HEADINGS = {
     "Checkpoint": ("--from", "--config", "--tokenizer", "--rope-layout", "--fused-layout"),
     "Resources": (
         *("--ctx-size", "--threads", "--batch-size", "--cache-type-k", "--cache-type-v"),
-        *("--mmap", "--draft-max"),
+        *("--mmap", "--model-draft", "--draft-max"),
     ),
     "Other": ("--verbose", "--debug", "--help"),
 }

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from qllama.cli.completion import complete_model
+from qllama.cli.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
     from qllama.generation.generator import GenerationOptions
@@ -20,8 +24,18 @@ _MOST_GUESSES = 15
 
 
 def speculation_options(command: _Command) -> _Command:
-    """Give `command` --draft-max; its `options` say so. Stands below `generation_options`."""
+    """Give `command` -md and --draft-max; its `runtime` and `options` hold them.
 
+    Stands below `generation_options` and `runtime_options`.
+    """
+
+    @click.option(
+        "-md",
+        "--model-draft",
+        metavar="MODEL",
+        shell_complete=complete_model,
+        help="Have a smaller model of the same vocabulary guess.  [default: look up the text]",
+    )
     @click.option(
         "--draft-max",
         "--draft",
@@ -31,12 +45,20 @@ def speculation_options(command: _Command) -> _Command:
         default=_MOST_GUESSES,
         show_default=True,
         metavar="N",
-        help="Most tokens to guess from the text so far and verify in one step; 0 is none. "
-        "Answers are the same, those that repeat their prompt come faster.",
+        help="Most tokens to guess and verify in one step; 0 is none. Answers are the same, "
+        "those that repeat their prompt come faster.",
     )
     @functools.wraps(command)
-    def wrapper(*args: Any, draft_max: int, options: GenerationOptions, **kwargs: Any) -> Any:
+    def wrapper(
+        *args: Any,
+        model_draft: str | None,
+        draft_max: int,
+        options: GenerationOptions,
+        runtime: RuntimeOptions,
+        **kwargs: Any,
+    ) -> Any:
         options["draft_max"] = draft_max
-        return command(*args, options=options, **kwargs)
+        runtime = replace(runtime, draft_model=model_draft)
+        return command(*args, options=options, runtime=runtime, **kwargs)
 
     return wrapper  # type: ignore[return-value]

@@ -11,7 +11,7 @@ Reference: A. Saxena, Prompt Lookup Decoding, 2023
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ class Guess(NamedTuple):
     kind: int
 
 
+@runtime_checkable
 class Guesser(Protocol):
     """Guesses what follows a text."""
 

@@ -38,7 +38,7 @@ DEFAULT_MODEL_DEFAULTS = {**DEFAULTS, "temperature": 0.1, "top_p": 0.9, "repeat_
 ALL_FLAGS = (
     "-n 7 -s 3 --temp 0.5 --top-k 5 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.1 "
     "--repeat-last-n 32 --presence-penalty 0.2 --frequency-penalty -0.3 "
-    "-l 12+1.5 -l 13-inf --stop END --stop X -c 512 -t 2 -b 64 --draft-max 4"
+    "-l 12+1.5 -l 13-inf --stop END --stop X -c 512 -t 2 -b 64 --draft-max 4 -md small.qlm"
 )
 
 
@@ -111,7 +111,9 @@ def test_command_flags_reach_the_model(run, fake_llama, command):
         "seed": 3,
         "draft_max": 4,
     }
-    assert fake.loaded[0][1] == RuntimeOptions(n_ctx=512, n_threads=2, n_batch=64)
+    assert fake.loaded[0][1] == RuntimeOptions(
+        n_ctx=512, n_threads=2, n_batch=64, draft_model="small.qlm"
+    )
 
 
 @pytest.mark.parametrize("command", ["chat", "generate"])

@@ -43,9 +43,11 @@ def test_load_model_passes_the_runtime_options_on(resolved, monkeypatch):
 
     monkeypatch.setattr("qllama.api.Llama", llama)
     adapters = ("some/dir", "other=0.5")
-    assert load_model(None, RuntimeOptions(9, 2, 3, "q8", False, adapters)) == "a model"
-    assert resolved == [(None, "q4")]
+    runtime = RuntimeOptions(9, 2, 3, "q8", False, adapters, "small")
+    assert load_model(None, runtime) == "a model"
+    assert resolved == [(None, "q4"), ("small", "q4")]
     options = {"n_ctx": 9, "n_threads": 2, "n_batch": 3, "kv_type": "q8", "use_mmap": False}
+    options["draft_model"] = Path("found.qlm")
     options["lora"] = [(Path("some/dir"), 1.0), (Path("other"), 0.5)]
     assert loaded == [(Path("found.qlm"), options)]
     assert gc.isenabled()
