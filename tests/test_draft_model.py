@@ -92,12 +92,12 @@ def test_draft_model_of_another_vocabulary_is_refused_by_the_token(
                 "odd" if self is small._tokenizer and token == 7 else spelling(self, token)
             ),
         )
-        with pytest.raises(TokenizerError, match="expected token 7 to be .* found 'odd'"):
+        with pytest.raises(TokenizerError, match=r"expected token 7 to be .* found 'odd'"):
             Llama(smollm2_q8, n_ctx=64, draft_model=small)
 
 
 def test_draft_model_that_is_none_is_refused(smollm2_q4):
-    with pytest.raises(TypeError, match="draft_model: expected the path of a model, .* found 3"):
+    with pytest.raises(TypeError, match=r"draft_model: expected the path of a model, .* found 3"):
         Llama(smollm2_q4, draft_model=3)
 
 

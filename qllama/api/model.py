@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qllama.api.llama_cpp_arguments import LlamaCppArguments, check_arguments
 from qllama.api.draft_model import DraftModel, guesser_of, n_ctx_beside
+from qllama.api.llama_cpp_arguments import LlamaCppArguments, check_arguments
 from qllama.api.lora import LoraArgument, load_adapter, lora_scales
 from qllama.config import DEFAULT_N_BATCH, ModelConfig
 from qllama.errors import TokenizerError
