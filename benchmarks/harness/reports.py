@@ -16,6 +16,7 @@ from harness.document import comparisons_in, read
 from harness.kernel_rows import Row, kernel_table
 from harness.layer_rows import LayerRow, layer_table
 from harness.quality_rows import QualityRow, quality_table
+from harness.speculation_rows import SpeculationRow, speculation_table
 from harness.start_rows import startup_table
 from harness.tables import comparison_table
 
@@ -64,6 +65,8 @@ def _table(document: dict[str, Any]) -> str:
         return startup_table(document["starts"], document["open_seconds"])
     if "layers" in document:
         return layer_table([LayerRow(**row) for row in document["layers"]])
+    if "speculation" in document:
+        return speculation_table([SpeculationRow(**row) for row in document["speculation"]])
     if "rows" in document:
         return quality_table([QualityRow(**row) for row in document["rows"]])
     raise click.ClickException(f"no table for the results of {document['benchmark']}")
