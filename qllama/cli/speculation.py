@@ -19,7 +19,7 @@ __all__ = ["speculation_options"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-# As many as `qllama.generation.speculation`, which would bring numpy, takes at most.
+# As many as `qllama.generation.expectation`, whose package would bring numpy, takes at most.
 _MOST_GUESSES = 15
 
 

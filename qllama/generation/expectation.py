@@ -1,7 +1,7 @@
 """How many guesses a step is to verify: what they promise against what they cost.
 
 Owns the estimates, which are learned while answers are made: how often guesses come true,
-and what a token more adds to a step. They decide about time alone, never about tokens.
+and what more tokens add to a step. They decide about time alone, never about tokens.
 """
 
 from __future__ import annotations
@@ -10,20 +10,28 @@ from collections.abc import Iterator, Sequence
 
 from qllama.generation.lookup import Guess
 
-__all__ = ["Chances", "StepCosts"]
+__all__ = ["MOST_GUESSES", "Chances", "StepCosts"]
 
-# What a token more adds to a step, in steps of one token: 4-bit models on AVX-512.
-_USUAL_PRICE = 0.15
+# What guesses add to a step, in steps of one token: 4-bit models of 135M and 1B weights by
+# AVX512-VNNI and AMX. The first ones wait for the weights anyway.
+_USUAL_COSTS = (
+    *(0.0, 0.12, 0.22, 0.27, 0.52, 0.7, 0.8, 0.95),
+    *(1.2, 1.45, 1.7, 1.95, 2.15, 2.35, 2.55, 2.75),
+)
+#: Of one step.
+MOST_GUESSES = len(_USUAL_COSTS) - 1
 # Of new observations, once there are more than the inverse of it.
 _WEIGHT = 0.05
 # How many observations the first estimate counts for.
 _DOUBT = 4
 # What is not observed any more goes back to what is usual by this part a step.
-_FORGETTING = 0.005
+_FORGETTING = 0.002
 # A step may be slow for other reasons: no observation counts for more than so much.
-_HIGHEST_PRICE = 2.0
-# A guess must promise so much more than it costs: all of these are estimates.
+_HIGHEST_FACTOR = 10.0
+# Guesses must promise so much more than they cost: all of these are estimates.
 _MARGIN = 1.2
+# Less likely guesses never pay.
+_LEAST_CHANCE = 0.05
 
 
 class StepCosts:
@@ -31,31 +39,44 @@ class StepCosts:
 
     Attributes
     ----------
-    price : float
-        What a token more adds to a step, in steps of one token.
+    factor : float
+        How many times more guesses add to a step than is usual.
     seconds : float
         Of a step of one token; 0 until one was measured.
     """
 
     def __init__(self) -> None:
-        self.price = _USUAL_PRICE
+        self.factor = 1.0
         self.seconds = 0.0
+        self._n_measured = _DOUBT
 
-    def measured(self, n_tokens: int, seconds: float) -> None:
+    def of(self, n_guesses: int) -> float:
+        """Return what guesses add to a step, in steps of one token.
+
+        Parameters
+        ----------
+        n_guesses : int
+            Up to `MOST_GUESSES`.
+        """
+        return self.factor * _USUAL_COSTS[n_guesses]
+
+    def measured(self, n_guesses: int, seconds: float) -> None:
         """Hear what a step took.
 
         Parameters
         ----------
-        n_tokens : int
+        n_guesses : int
         seconds : float
         """
-        if n_tokens == 1:
+        if n_guesses == 0:
             usual = self.seconds or seconds
             self.seconds = usual + _WEIGHT * (min(seconds, 2 * usual) - usual)
-            self.price += _FORGETTING * (_USUAL_PRICE - self.price)
+            self.factor += _FORGETTING * (1 - self.factor)
         elif self.seconds:
-            price = (seconds / self.seconds - 1) / (n_tokens - 1)
-            self.price += _WEIGHT * (min(max(price, 0.0), _HIGHEST_PRICE) - self.price)
+            factor = (seconds / self.seconds - 1) / _USUAL_COSTS[n_guesses]
+            self._n_measured += 1
+            weight = max(_WEIGHT, 1 / self._n_measured)
+            self.factor += weight * (min(max(factor, 0.0), _HIGHEST_FACTOR) - self.factor)
 
 
 class Chances:
@@ -88,11 +109,9 @@ class Chances:
     def worthwhile(
         self, guesses: Iterator[Guess], costs: StepCosts, guess_seconds: float, n_most: int
     ) -> tuple[list[Guess], int]:
-        """Take guesses as long as they pay.
+        """Take as many guesses as give the most tokens a second.
 
-        A guess counts if it and all before it come true. As the chance of that falls with
-        each, while each costs the same, tokens per second rise until a guess promises less
-        than its share of the step's time.
+        A guess is worth a token if it and all before it come true.
 
         Parameters
         ----------
@@ -101,30 +120,31 @@ class Chances:
         guess_seconds : float
             What it takes to make one.
         n_most : int
+            Up to `MOST_GUESSES`.
 
         Returns
         -------
         list of Guess, int
-            What was guessed, and how many of these are to be verified. One beyond them
-            costs nothing and is learned from.
+            What was guessed, and how many of these are to be verified. Those beyond them
+            cost nothing any more, and are learned from.
         """
-        guess_price = guess_seconds / costs.seconds if costs.seconds else 0.0
+        price = guess_seconds / costs.seconds if costs.seconds else 0.0
         taken: list[Guess] = []
-        chance = n_tokens = n_steps = 1.0
-        while len(taken) < n_most:
-            rate = _MARGIN * n_tokens / n_steps
-            if guess_price and chance * self._of_any < rate * (costs.price + guess_price):
-                if not taken:  # a little is forgotten, so that it will be tried again
+        best = 0
+        chance = n_tokens = best_rate = 1.0
+        while len(taken) < n_most and chance >= _LEAST_CHANCE:
+            n = len(taken) + 1
+            if price and chance * self._of_any < _MARGIN * best_rate * (price + costs.of(n) / n):
+                if n == 1:  # a little is forgotten, so that it will be tried again
                     self._of_any += _FORGETTING * (self._usual_of_any - self._of_any)
                 break
             guess = next(guesses, None)
             if guess is None:
                 break
-            chance *= self._of_kind[guess.kind]
-            n_steps += guess_price
-            if chance < rate * costs.price:
-                return [*taken, guess], len(taken)
             taken.append(guess)
+            chance *= self._of_kind[guess.kind]
             n_tokens += chance
-            n_steps += costs.price
-        return taken, len(taken)
+            rate = n_tokens / (1 + _MARGIN * (costs.of(n) + n * price))
+            if rate > best_rate:
+                best, best_rate = n, rate
+        return taken, best

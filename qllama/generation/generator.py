@@ -19,7 +19,7 @@ import numpy as np
 from qllama.generation.beams import BeamEvaluator, BeamSearch
 from qllama.generation.constraint import Constraint, ConstraintOptions
 from qllama.generation.draft import Draft, Limits
-from qllama.generation.expectation import StepCosts
+from qllama.generation.expectation import MOST_GUESSES, StepCosts
 from qllama.generation.guide import Guides
 from qllama.generation.guided import GuidedGuesser
 from qllama.generation.interrupt import Interrupt
@@ -30,7 +30,7 @@ from qllama.generation.options import SamplingOptions, SamplingParams
 from qllama.generation.results import Completion, FinishReason, Timings
 from qllama.generation.sampling import Sampler
 from qllama.generation.session import Progress, Session
-from qllama.generation.speculation import MOST_GUESSES, Speculation
+from qllama.generation.speculation import Speculation
 from qllama.generation.together import OpenEngine, Together
 from qllama.generation.worker import Worker
 from qllama.tokenizer.base import Tokenizer

@@ -21,14 +21,13 @@ from qllama.generation.prefix_cache import PrefixCache, Saved, n_common
 if TYPE_CHECKING:
     from qllama.model.adapter import Adapter
 
-__all__ = ["MOST_UNSAVED", "Evaluated", "Evaluator", "Session"]
+__all__ = ["Evaluated", "Evaluator", "Session"]
 
 Progress = Callable[[int, int], None]
 
-# Fewer tokens are evaluated in less time than a chunk of the cache is copied.
+# Fewer tokens are evaluated in less time than a chunk of the cache is copied; so few are
+# guessed ahead (`expectation`) that those that turn out wrong are never saved.
 _FEWEST = 16
-#: Of so many tokens no copy is made when others displace them.
-MOST_UNSAVED = _FEWEST - 1
 
 
 class Evaluator(Protocol):

@@ -20,14 +20,11 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from qllama.generation.expectation import Chances, StepCosts
+from qllama.generation.expectation import MOST_GUESSES, Chances, StepCosts
 from qllama.generation.lookup import Guess, Guesser
-from qllama.generation.session import MOST_UNSAVED, Evaluated, Progress, Session
+from qllama.generation.session import Evaluated, Progress, Session
 
-__all__ = ["MOST_GUESSES", "Speculation"]
-
-#: Guesses of one step: those that turn out wrong are never worth saving.
-MOST_GUESSES = MOST_UNSAVED
+__all__ = ["Speculation"]
 
 
 class Speculation:
@@ -44,7 +41,7 @@ class Speculation:
     n_limit : int
         Most tokens of prompt and answer together.
     n_most : int
-        Guesses of one step at most.
+        Guesses of one step at most; more than `MOST_GUESSES` are never made.
 
     Attributes
     ----------
@@ -114,12 +111,14 @@ class Speculation:
                 self._guesser.seconds,
                 min(self._n_most, self._n_limit - tokens.size - 1),
             )
-        ahead = np.array([guess.token for guess in guesses[:n_guesses]], np.int32)
+        ahead = tokens
+        if n_guesses:
+            ahead = np.append(tokens, [guess.token for guess in guesses[:n_guesses]])
         started = time.perf_counter()
         rows, n_reused = self._session.evaluate(
-            np.concatenate([tokens, ahead]), logits_from=last, check=check
+            ahead.astype(np.int32, copy=False), logits_from=last, check=check
         )
-        self._costs.measured(len(rows), time.perf_counter() - started)
+        self._costs.measured(n_guesses, time.perf_counter() - started)
         self._place, self._guesses, self._rows = tokens.size, guesses, rows
         self.n_guessed += n_guesses
         return Evaluated(rows[:1], n_reused)

@@ -44,12 +44,12 @@ class Model:
 
 @pytest.fixture(autouse=True)
 def constant_costs(monkeypatch):
-    """A token more adds a tenth to every step, whatever the clock says."""
-    monkeypatch.setattr(StepCosts, "measured", lambda self, n_tokens, seconds: None)
+    """Guesses add half of what is usual to a step, whatever the clock says."""
+    monkeypatch.setattr(StepCosts, "measured", lambda self, n_guesses, seconds: None)
     monkeypatch.setattr(StepCosts, "__init__", lambda self: self.__dict__.update(FIXED))
 
 
-FIXED = {"price": 0.1, "seconds": 1.0}
+FIXED = {"factor": 0.5, "seconds": 1.0}
 
 
 def test_speculation_right_guesses_take_one_step():
