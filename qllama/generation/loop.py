@@ -207,7 +207,7 @@ class Stream(Iterator[Piece]):
         if is_first:
             draft.prepare()
         started = time.perf_counter()
-        source = self._session if self._speculation is None or is_first else self._speculation
+        source = self._session if self._speculation is None else self._speculation
         logits, n_reused = source.evaluate(
             draft.tokens, on_progress=self._on_progress, check=self._interrupt.check
         )

@@ -97,6 +97,8 @@ class _Slot:
     tokens : int32, (n_ctx,)
         The first `n_held` of them are valid in the slot.
     n_held : int
+    n_changes : int
+        How often somebody began to change what it holds.
     adapter : bytes or None
         Digest of what computes, empty without an adapter; None while that changes.
     """
@@ -106,6 +108,7 @@ class _Slot:
     displaced: PrefixCache
     tokens: npt.NDArray[np.int32]
     n_held: int = 0
+    n_changes: int = 0
     adapter: bytes | None = b""
 
     @property
@@ -195,14 +198,10 @@ class Session:
         tokens: list[int] = self._held.tolist()
         return tokens
 
-    def holds(self, tokens: npt.NDArray[np.int32]) -> bool:
-        """Whether the slot holds all of a sequence.
-
-        Parameters
-        ----------
-        tokens : int32, (n_tokens,)
-        """
-        return n_common(self._held, tokens) == tokens.size
+    @property
+    def n_changes(self) -> int:
+        """Grows with every change of what the slot holds: who comes again sees if others did."""
+        return self._slot.n_changes
 
     def evaluate(
         self,
@@ -247,6 +246,7 @@ class Session:
                 f"{tokens.size} tokens do not fit the context window of {self.n_ctx}: "
                 "shorten the text, or load the model with a larger n_ctx"
             )
+        self._slot.n_changes += 1
         # The last token is evaluated even if it is held: its logits are not kept.
         first = tokens.size - 1 if logits_from is None else logits_from
         n_reused = min(self._prepare(tokens, first), first)
@@ -302,6 +302,7 @@ class Session:
         self._take_slot()
         slot = self._slot
         slot.n_held = 0
+        slot.n_changes += 1
         evaluator.write_cache(cache, slot.number)
         slot.tokens[: tokens.size] = tokens
         slot.n_held = tokens.size

@@ -64,6 +64,7 @@ class Speculation:
         self._place = 0
         self._guesses: list[Guess] = []
         self._rows = np.empty((0, 0), np.float32)
+        self._n_changes = -1  # never seen
         self.n_guessed = self.n_accepted = 0
 
     def evaluate(
@@ -99,9 +100,10 @@ class Speculation:
         check: Callable[[], None],
     ) -> Evaluated:
         self._guesses, self._rows = [], self._rows[:0]
-        last = tokens.size - 1
-        if not self._session.holds(tokens[:last]):  # another call came between
-            return self._session.evaluate(tokens, on_progress=on_progress, check=check)
+        if self._n_changes != self._session.n_changes:  # the prompt, or another call came between
+            evaluated = self._session.evaluate(tokens, on_progress=on_progress, check=check)
+            self._n_changes = self._session.n_changes
+            return evaluated
         guesses: list[Guess] = []
         n_guesses = 0
         if self._costs.seconds:
@@ -111,14 +113,14 @@ class Speculation:
                 self._guesser.seconds,
                 min(self._n_most, self._n_limit - tokens.size - 1),
             )
-        ahead = tokens
+        n_known = tokens.size
         if n_guesses:
-            ahead = np.append(tokens, [guess.token for guess in guesses[:n_guesses]])
+            ahead = np.array([guess.token for guess in guesses[:n_guesses]], np.int32)
+            tokens = np.concatenate([tokens, ahead])
         started = time.perf_counter()
-        rows, n_reused = self._session.evaluate(
-            ahead.astype(np.int32, copy=False), logits_from=last, check=check
-        )
+        rows, n_reused = self._session.evaluate(tokens, logits_from=n_known - 1, check=check)
         self._costs.measured(n_guesses, time.perf_counter() - started)
-        self._place, self._guesses, self._rows = tokens.size, guesses, rows
+        self._n_changes = self._session.n_changes
+        self._place, self._guesses, self._rows = n_known, guesses, rows
         self.n_guessed += n_guesses
         return Evaluated(rows[:1], n_reused)
