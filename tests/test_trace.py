@@ -208,6 +208,9 @@ def test_trace_stack_is_an_array_of_all_layers(llm):
     stacked = trace.stack("layers.*.self_attn.weights")
     assert stacked.shape == (30, 9, 5, 5)
     np.testing.assert_array_equal(stacked[7], trace["layers.7.self_attn.weights"])
+    mixed = llm.trace(PROMPT, ["norm.output", "logits"])
+    with pytest.raises(ValueError, match=r"'\*\*': expected .* of norm\.output and .* of logits"):
+        mixed.stack("**")
 
 
 def test_logit_lens_ends_with_what_the_model_says(llm):

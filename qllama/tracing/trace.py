@@ -108,7 +108,15 @@ class Trace(Mapping[str, _F32]):
         ValueError
             When nothing matches, or shapes differ.
         """
-        return np.stack([self[name] for name in matching(pattern, self)])
+        arrays = {name: self[name] for name in matching(pattern, self)}
+        first, shape = next((name, array.shape) for name, array in arrays.items())
+        for name, array in arrays.items():
+            if array.shape != shape:
+                raise ValueError(
+                    f"{pattern!r}: expected activations of one shape, found {shape} of {first} "
+                    f"and {array.shape} of {name}; let it match fewer"
+                )
+        return np.stack([*arrays.values()])
 
     def logit_lens(self, k: int = 5, positions: int | Sequence[int] = -1) -> LogitLens:
         """Return what the model would say if it stopped after each layer.
@@ -141,7 +149,7 @@ class Trace(Mapping[str, _F32]):
         ]
         if not states:
             raise ValueError("the trace has no 'layers.*.output': trace with names that match it")
-        wanted = [positions] if isinstance(positions, int) else positions
+        wanted = [positions] if isinstance(positions, int | np.integer) else positions
         places = [range(len(self.tokens))[p] for p in wanted]
         reader = self._reader
         return look(states, self.tokens, places, k, reader.read_out, reader.decode)
