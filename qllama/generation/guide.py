@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from qllama.errors import SamplingError, TokenizerError
 from qllama.generation.constraint import Constraint
+from qllama.generation.json_schema import ONE_LINE
 from qllama.tokenizer.base import Tokenizer, one_line
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
-    from llguidance._lib import JsonCompileOptions
 
 __all__ = ["Guide", "Guides", "masked"]
 
@@ -33,13 +33,6 @@ _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|.)", re.DOTALL)
 _MOST_COMPILED = 32
 
 _ALONE = "\x02"
-
-# As `json.dumps` writes it: with free white space, a small model writes nothing else.
-_ONE_LINE: JsonCompileOptions = {
-    "whitespace_flexible": False,
-    "item_separator": ", ",
-    "key_separator": ": ",
-}
 
 
 class Guide:
@@ -218,7 +211,7 @@ def _grammar(constraint: Constraint) -> str:
     from llguidance.gbnf_to_lark import any_to_lark
 
     if constraint.kind == "schema":
-        return LLMatcher.grammar_from_json_schema(constraint.text, defaults=_ONE_LINE)
+        return LLMatcher.grammar_from_json_schema(constraint.text, defaults=ONE_LINE)
     if constraint.kind == "regex":
         return LLMatcher.grammar_from_regex(constraint.text)
     lark = constraint.text

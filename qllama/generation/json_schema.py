@@ -1,14 +1,24 @@
 """JSON Schemas, as far as a model that fills them in needs them changed.
 
-Owns that objects have the properties which are listed, and no others.
+Owns how JSON is spaced, and that objects have the properties which are listed alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["closed"]
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+__all__ = ["ONE_LINE", "closed"]
+
+ONE_LINE: JsonCompileOptions = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
+"""As `json.dumps` writes it: with free white space, a small model writes nothing else."""
 
 # Where the schemas within a schema are: alone, in lists, by name.
 _ALONE = ("items", "additionalProperties")

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from qllama.generation.constraint import Constraint
-from qllama.generation.json_schema import closed
+from qllama.generation.json_schema import ONE_LINE, closed
 from qllama.generation.stop import overlap
 from qllama.tokenizer.base import Tokenizer
 
 __all__ = ["HERMES", "CallDelta", "CallForm", "CallReader", "call_form"]
-
-_SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class CallForm:
         for i, name in enumerate(called):
             spelled_name = json.dumps(name, ensure_ascii=False)
             head = json.dumps(f'{{"name": {spelled_name}, "{self.key}": ')
-            schema = {"x-guidance": _SEPARATORS, **closed(tools[name])}
+            schema = {"x-guidance": ONE_LINE, **closed(tools[name])}
             rules.append(f'call_{i}: {head} %json {json.dumps(schema)} "}}"')
         spelled = tuple(int(text[2:-2]) for text in (opening, closing) if text.startswith("<"))
         return Constraint("lark", "\n".join(rules), "tools", spelled)
