@@ -19,14 +19,11 @@ SCHEMA = {
         "who": {"type": "string", "maxLength": 30},
         "date": {"type": "string", "format": "date"},
         "amount": {"type": "number", "minimum": 0},
-        "currency": {"enum": ["euro", "dollar", "pound"]},
     },
-    "required": ["who", "date", "amount", "currency"],
+    "required": ["who", "date", "amount"],
     "additionalProperties": False,
 }
-QUESTION = (
-    "Read the note and fill in who paid, on what date, how much, and the currency, as JSON.\n\n"
-)
+QUESTION = "Copy from this note who paid, on what date, and how much, as JSON.\n\n"
 
 
 def main(model_path: str, file: str | None = None) -> None:
