@@ -27,13 +27,23 @@ _REPEATING = {
     "copy": f"Repeat this text word for word.\n\n{_PROSE}",
     "rewrite": f"Return this text with 'function' replaced by 'procedure'.\n\n{_PROSE}",
     "code": f"Add type hints to this code and return the whole code.\n\n```python\n{_CODE}```",
-    "extract": f"Write these codes and phrases as a JSON list of objects.\n\n{_TABLE}",
+    "extract": f"List the phrases of this table without their numbers.\n\n{_TABLE}",
+    "records": f"Write these codes and phrases as a JSON list of objects.\n\n{_TABLE}",
 }
 _FREE = {
     "story": "Tell me a story about a lighthouse keeper.",
     "science": "Why is the sky blue?",
     "compare": "What are the main differences between cats and dogs?",
     "recipe": "Give me a recipe for pancakes.",
+}
+_RECORD = {
+    "type": "object",
+    "properties": {"code": {"type": "integer"}, "phrase": {"type": "string"}},
+    "required": ["code", "phrase"],
+}
+#: What an answer must look like, by its question.
+_FORMS: dict[str, dict[str, Any]] = {
+    "records": {"json_schema": {"type": "array", "items": _RECORD}}
 }
 _SAMPLING: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
@@ -58,7 +68,8 @@ def main(model: Path, model_draft: Path | None, predict: int, rounds: int, outpu
         for repeats, questions in ((True, _REPEATING), (False, _FREE)):
             for name, question in questions.items():
                 prompt = llm.tokenize_chat([{"role": "user", "content": question}])
-                for sampling, how in _SAMPLING.items():
+                for sampling, chosen in _SAMPLING.items():
+                    how = {**chosen, **_FORMS.get(name, {})}
                     row = SpeculationRow(name, repeats, sampling)
                     for number in range(rounds + 1):
                         plain = llm.generate(prompt, max_tokens=predict, draft_max=0, **how)
