@@ -20,7 +20,7 @@ __all__ = ["Guess", "Guesser", "PromptLookup"]
 
 #: How often guesses come true after a match of 1, 2, ... tokens, until an answer has shown
 #: how often its own do.
-_CHANCES = (0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.9)
+_CHANCES = (0.1, 0.15, 0.3, 0.5, 0.65, 0.7, 0.75, 0.9)
 
 
 class Guess(NamedTuple):
