@@ -174,8 +174,10 @@ def test_tmux_history_completion_and_editor(chat, tmp_path):
     # A command, and what comes after it, by their beginnings.
     first.press("-l", "/sho")
     first.press("Tab")
+    first.see(">>> /show")
     first.press("-l", " cont")
     first.press("Tab")
+    first.see(">>> /show context")
     first.press("Enter")
     assert "    turns               1" in first.idle()
     first.type("/bye")
