@@ -169,6 +169,9 @@ def test_terminal_ended_by_a_signal_is_put_back(chat, where, name):
     if where == "in an answer":
         chat.send("count\r")
         chat.expect_exact("3 4 5 ")
+    else:  # where it answers to keys: it is still beginning when it is drawn
+        chat.send("half")
+        chat.expect_exact("half")
     number = getattr(signal, name)
     chat.kill(number)
     chat.expect(pexpect.EOF)
